@@ -1,0 +1,68 @@
+//! The runtime's error type: what failed, where (path, offset, value), what to do.
+//!
+//! Every variant maps to one exit code of [`bitforge_schema::exit`]. Messages are lower case, without a
+//! full stop, and end with the remedy.
+
+use bitforge_schema::exit::ExitCode;
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that is not what it must be. `offset` is in bytes from the start of the file.
+    #[error("{}: {what} (at byte offset {offset}); {remedy}", path.display())]
+    Malformed { path: PathBuf, offset: u64, what: String, remedy: String },
+    /// A well-formed file that asks for something this runtime does not do.
+    #[error("{}: {what}; {remedy}", path.display())]
+    Unsupported { path: PathBuf, what: String, remedy: String },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{what}; {remedy}")]
+    NotFound { what: String, remedy: String },
+    /// A forced kernel set or device that this machine or build cannot run.
+    #[error("{what}; {remedy}")]
+    Unavailable { what: String, remedy: String },
+    #[error("{what}; {remedy}")]
+    Usage { what: String, remedy: String },
+    /// Context window, memory or another bound.
+    #[error("{what}; {remedy}")]
+    Limit { what: String, remedy: String },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Malformed { .. } | Error::Unsupported { .. } => ExitCode::BadInput,
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::NotFound,
+            Error::Io { .. } => ExitCode::BadInput,
+            Error::NotFound { .. } => ExitCode::NotFound,
+            Error::Unavailable { .. } => ExitCode::Unavailable,
+            Error::Usage { .. } => ExitCode::Usage,
+            Error::Limit { .. } => ExitCode::Limit,
+            Error::Interrupted => ExitCode::Interrupted,
+        }
+    }
+
+    pub fn malformed(path: &Path, offset: u64, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Malformed { path: path.into(), offset, what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn unsupported(path: &Path, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Unsupported { path: path.into(), what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn io(path: &Path, source: std::io::Error) -> Self {
+        Error::Io { path: path.into(), source }
+    }
+
+    pub fn usage(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Usage { what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn limit(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Limit { what: what.into(), remedy: remedy.into() }
+    }
+}

@@ -1,0 +1,3 @@
+//! Choosing kernels: a request and a probe in, a printable [`KernelSet`] out.
+
+pub struct KernelSet;

@@ -1,0 +1,20 @@
+//! A compact runtime for BitNet (ternary, 1.58-bit) language models in GGUF files.
+//!
+//! Bytes flow one way: [`gguf`] (checked views of a file) -> [`model`] (configuration and named weights)
+//! -> [`kernels`] (chosen once, passed down as a value) -> [`engine`] (state in, logits out) -> the `bitnet`
+//! binary. See `docs/architecture.md`.
+
+pub mod chat;
+pub mod engine;
+pub mod error;
+pub mod generate;
+pub mod gguf;
+pub mod kernels;
+pub mod model;
+pub mod quant;
+pub mod sampling;
+pub mod tensor;
+pub mod threads;
+pub mod tokenizer;
+
+pub use error::{Error, Result};

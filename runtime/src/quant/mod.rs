@@ -1,0 +1,3 @@
+//! Block formats of weights: packing and unpacking rows.
+
+pub mod activation;

@@ -1,0 +1,127 @@
+//! The one registry of environment variables that bitforge reads.
+//!
+//! `docs/reference/environment.md` is generated from [`VARIABLES`]. A variable that starts with a prefix
+//! in [`OWNED_PREFIXES`] but is not registered gets a warning with the nearest registered name.
+
+/// One environment variable.
+pub struct Variable {
+    pub name: &'static str,
+    /// Which binaries read it.
+    pub read_by: &'static str,
+    /// The grammar of its value.
+    pub value: &'static str,
+    pub meaning: &'static str,
+}
+
+/// Every variable bitforge reads, sorted by name.
+pub const VARIABLES: &[Variable] = &[
+    Variable {
+        name: "BITNET_CACHE_DIR",
+        read_by: "bitnet, xtask",
+        value: "a directory",
+        meaning: "where fetched models and built references are kept (default: $XDG_CACHE_HOME/bitforge or ~/.cache/bitforge)",
+    },
+    Variable {
+        name: "BITNET_KERNELS",
+        read_by: "bitnet",
+        value: "auto, scalar, avx2",
+        meaning: "kernel set to use, as --kernels does; a set this CPU cannot run is an error",
+    },
+    Variable {
+        name: "BITNET_OFFLINE",
+        read_by: "xtask",
+        value: "1",
+        meaning: "never touch the network: steps that would need it say so and fall back or fail",
+    },
+    Variable {
+        name: "BITNET_THREADS",
+        read_by: "bitnet",
+        value: "1 or more",
+        meaning: "number of compute threads, as --threads does (default: the CPUs this process may use)",
+    },
+];
+
+/// Names that start with one of these belong to bitforge.
+pub const OWNED_PREFIXES: &[&str] = &["BITNET_"];
+
+/// The process environment as a value, so that tests never change the real one.
+#[derive(Clone, Debug, Default)]
+pub struct Env(std::collections::BTreeMap<String, String>);
+
+impl Env {
+    /// A snapshot of the process environment; values that are not UTF-8 are taken lossily.
+    pub fn from_process() -> Self {
+        Env(std::env::vars_os()
+            .map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned()))
+            .collect())
+    }
+
+    pub fn from_pairs<K: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+        Env(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+    }
+
+    /// The value of `name`, `None` where unset or empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    /// One warning per variable that looks like ours but is not registered.
+    pub fn unknown_variable_warnings(&self) -> Vec<String> {
+        self.0
+            .keys()
+            .filter(|name| OWNED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+            .filter(|name| VARIABLES.iter().all(|variable| variable.name != name.as_str()))
+            .map(|name| {
+                let nearest = nearest(name, VARIABLES.iter().map(|variable| variable.name)).unwrap_or("none");
+                format!("environment variable {name} is not known and has no effect; did you mean {nearest}?")
+            })
+            .collect()
+    }
+}
+
+/// The candidate with the smallest edit distance to `name`.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates.into_iter().min_by_key(|candidate| edit_distance(name, candidate))
+}
+
+/// Levenshtein distance in bytes.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.bytes().enumerate() {
+            let substitute = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_is_sorted_and_owned() {
+        assert!(VARIABLES.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn unknown_variable_names_the_nearest() {
+        let env = Env::from_pairs([("BITNET_THREAD", "4"), ("BITNET_KERNELS", "scalar"), ("PATH", "/bin")]);
+        assert_eq!(
+            env.unknown_variable_warnings(),
+            [
+                "environment variable BITNET_THREAD is not known and has no effect; did you mean BITNET_THREADS?"
+            ]
+        );
+    }
+
+    #[test]
+    fn edit_distance_counts_edits() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+    }
+}
