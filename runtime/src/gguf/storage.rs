@@ -1,6 +1,6 @@
 //! The bytes of a file, mapped or read.
 //!
-//! In: a path or bytes. Out: one slice for the life of the value, aligned to at least [`ALIGNMENT`] when
+//! In: a path or bytes. Out: one slice for the life of the value, aligned to at least `ALIGNMENT` when
 //! read (a mapping is aligned to a page). Deliberately absent: any look at what the bytes mean.
 
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// Alignment in bytes of a file that was read: one cache line, and more than any SIMD load needs.
-pub const ALIGNMENT: usize = 64;
+const ALIGNMENT: usize = 64;
 
 /// How the file's bytes come into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -84,7 +84,7 @@ impl Storage {
     }
 }
 
-/// A vector whose used part starts at a multiple of [`ALIGNMENT`]; filled within its capacity, so that the
+/// A vector whose used part starts at a multiple of `ALIGNMENT`; filled within its capacity, so that the
 /// allocation never moves.
 pub(super) struct AlignedBuffer {
     allocation: Vec<u8>,
