@@ -9,6 +9,8 @@ pub mod activation;
 pub mod blocks;
 mod decode;
 mod encode;
+#[cfg(test)]
+pub(crate) mod goldens;
 pub mod i2s;
 mod k_search;
 mod ternary;
