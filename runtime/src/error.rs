@@ -28,6 +28,9 @@ pub enum Error {
     /// Context window, memory or another bound.
     #[error("{what}; {remedy}")]
     Limit { what: String, remedy: String },
+    /// A forward pass gave something that is not a number to choose a token by.
+    #[error("{what}; {remedy}")]
+    Numeric { what: String, remedy: String },
     #[error("interrupted")]
     Interrupted,
 }
@@ -35,7 +38,7 @@ pub enum Error {
 impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Malformed { .. } | Error::Unsupported { .. } => ExitCode::BadInput,
+            Error::Malformed { .. } | Error::Unsupported { .. } | Error::Numeric { .. } => ExitCode::BadInput,
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::NotFound,
             Error::Io { .. } => ExitCode::BadInput,
             Error::NotFound { .. } => ExitCode::NotFound,

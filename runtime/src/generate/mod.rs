@@ -1,0 +1,5 @@
+//! Generation: a prompt in, sampled tokens and their text out, until a stop rule says so.
+
+mod stop;
+
+pub use stop::{FinishReason, StopMachine, StopRules, TokenClass};

@@ -1,0 +1,341 @@
+//! Property tests: what must hold for any logits and any settings.
+
+use super::chain::*;
+use super::{Sampler, SamplingParams};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Logits with ties (steps of 1/8) and, now and then, masked entries; at least one is finite.
+fn logits() -> impl Strategy<Value = Vec<f32>> {
+    let entry = prop_oneof![9 => (-160i32..160).prop_map(|n| n as f32 / 8.0), 1 => Just(f32::NEG_INFINITY)];
+    vec(entry, 1..200).prop_filter("one finite logit", |l| l.iter().any(|x| x.is_finite()))
+}
+
+fn candidates(logits: &[f32]) -> Vec<Candidate> {
+    logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }).collect()
+}
+
+fn probabilities(candidates: &[Candidate], temperature: f32) -> Vec<f64> {
+    let mut out = Vec::new();
+    softmax(candidates, temperature, &mut out);
+    out
+}
+
+fn sorted(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    candidates.sort_by(best_first);
+    candidates
+}
+
+fn params(temperature: f32) -> SamplingParams {
+    SamplingParams { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, ..Default::default() }
+}
+
+/// `n` draws, each accepted, from the same logits.
+fn sample_n(params: &SamplingParams, logits: &[f32], n: usize) -> Vec<u32> {
+    let mut sampler = Sampler::new(params.clone(), logits.len()).expect("parameters in range");
+    (0..n)
+        .map(|_| {
+            let token = sampler.sample(logits).expect("finite logits");
+            sampler.accept(token);
+            token
+        })
+        .collect()
+}
+
+/// Any settings in their ranges.
+fn any_params() -> impl Strategy<Value = SamplingParams> {
+    (0.0f32..3.0, 0usize..50, 0.0f32..=1.0, 0.0f32..=1.0, 0.5f32..2.0, -2.0f32..2.0, 0usize..20, any::<u64>())
+        .prop_map(
+            |(
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                repetition_penalty,
+                presence_penalty,
+                penalty_window,
+                seed,
+            )| {
+                SamplingParams {
+                    temperature,
+                    top_k,
+                    top_p,
+                    min_p,
+                    repetition_penalty,
+                    presence_penalty,
+                    frequency_penalty: presence_penalty / 2.0,
+                    penalty_window,
+                    seed,
+                }
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn softmax_sums_to_one(l in logits(), t in 0.05f32..10.0) {
+        let p = probabilities(&candidates(&l), t);
+        prop_assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        prop_assert!(p.iter().all(|p| (0.0..=1.0).contains(p)));
+    }
+
+    #[test]
+    fn softmax_keeps_the_order(l in logits(), t in 0.05f32..10.0) {
+        let p = probabilities(&sorted(candidates(&l)), t);
+        prop_assert!(p.windows(2).all(|pair| pair[0] >= pair[1]));
+    }
+
+    #[test]
+    fn softmax_ignores_a_shift(l in logits(), shift in -64i32..64, t in 0.05f32..10.0) {
+        // Logits are multiples of 1/8 and the shift is whole, so the sums are exact.
+        let shifted: Vec<f32> = l.iter().map(|x| x + shift as f32).collect();
+        prop_assert_eq!(probabilities(&candidates(&l), t), probabilities(&candidates(&shifted), t));
+    }
+
+    #[test]
+    fn masked_logits_have_probability_zero(l in logits(), t in 0.05f32..10.0) {
+        for (logit, p) in l.iter().zip(probabilities(&candidates(&l), t)) {
+            prop_assert!(logit.is_finite() || p == 0.0);
+        }
+    }
+
+    #[test]
+    fn low_temperature_approaches_argmax(l in logits()) {
+        // Distinct logits are 1/8 apart: at 1/1000 anything but the best (and its equals) weighs e^-125.
+        let best = argmax(&candidates(&l)).expect("not empty").logit;
+        let p = probabilities(&candidates(&l), 0.001);
+        let mass: f64 = l.iter().zip(p).filter(|(logit, _)| **logit == best).map(|(_, p)| p).sum();
+        prop_assert!(mass > 1.0 - 1e-9);
+    }
+
+    #[test]
+    fn high_temperature_approaches_uniform(l in vec(-20f32..20.0, 1..200)) {
+        let n = l.len() as f64;
+        for p in probabilities(&candidates(&l), 1e6) {
+            prop_assert!((p * n - 1.0).abs() < 1e-3);
+        }
+    }
+
+    #[test]
+    fn top_k_keeps_the_k_best(l in logits(), k in 1usize..250) {
+        let mut kept = candidates(&l);
+        top_k(&mut kept, k);
+        let mut expected = sorted(candidates(&l));
+        expected.truncate(k);
+        prop_assert_eq!(sorted(kept), expected);
+    }
+
+    #[test]
+    fn top_k_is_idempotent_and_nests(l in logits(), a in 1usize..100, b in 1usize..100) {
+        let mut twice = candidates(&l);
+        top_k(&mut twice, a);
+        top_k(&mut twice, b);
+        let mut once = candidates(&l);
+        top_k(&mut once, a.min(b));
+        prop_assert_eq!(sorted(twice), sorted(once));
+    }
+
+    #[test]
+    fn top_p_keeps_the_minimal_prefix(l in logits(), p in 0.0f32..0.999) {
+        let mut kept = candidates(&l);
+        top_p(&mut kept, p);
+        let all = sorted(candidates(&l));
+        prop_assert!(!kept.is_empty());
+        prop_assert_eq!(&kept[..], &all[..kept.len()]);
+        let mass: Vec<f64> = probabilities(&all, 1.0);
+        let reached: f64 = mass[..kept.len()].iter().sum();
+        let without_last: f64 = mass[..kept.len() - 1].iter().sum();
+        prop_assert!(reached >= f64::from(p) - 1e-12, "enough: {} of {}", reached, p);
+        prop_assert!(kept.len() == 1 || without_last < f64::from(p) + 1e-12, "minimal: {} of {}", without_last, p);
+    }
+
+    #[test]
+    fn top_p_grows_with_p(l in logits(), a in 0.0f32..1.0, b in 0.0f32..1.0) {
+        let (mut less, mut more) = (candidates(&l), candidates(&l));
+        top_p(&mut less, a.min(b));
+        top_p(&mut more, a.max(b));
+        prop_assert!(less.len() <= more.len());
+    }
+
+    #[test]
+    fn min_p_keeps_what_is_probable_enough(l in logits(), p in 0.001f32..=1.0) {
+        let mut kept = candidates(&l);
+        min_p(&mut kept, p);
+        let all = candidates(&l);
+        let mass = probabilities(&all, 1.0);
+        let best = mass.iter().copied().fold(0.0, f64::max);
+        for (candidate, mass) in all.iter().zip(mass) {
+            let ratio = mass / best;
+            if (ratio - f64::from(p)).abs() > 1e-9 {
+                prop_assert_eq!(kept.contains(candidate), ratio > f64::from(p));
+            }
+        }
+    }
+
+    #[test]
+    fn filters_keep_the_best(l in logits(), k in 1usize..9, p in 0.0f32..=1.0, m in 0.0f32..=1.0) {
+        let mut kept = candidates(&l);
+        top_k(&mut kept, k);
+        top_p(&mut kept, p);
+        min_p(&mut kept, m);
+        prop_assert_eq!(argmax(&kept), argmax(&candidates(&l)));
+    }
+
+    #[test]
+    fn identity_settings_change_nothing(l in logits(), counts in vec(0u32..4, 0..200)) {
+        let mut kept = candidates(&l);
+        penalize(&mut kept, &counts, Penalties { repetition: 1.0, presence: 0.0, frequency: 0.0 });
+        top_k(&mut kept, 0);
+        top_p(&mut kept, 1.0);
+        min_p(&mut kept, 0.0);
+        prop_assert_eq!(kept, candidates(&l));
+    }
+
+    #[test]
+    fn penalties_touch_only_what_occurred(l in logits(), counts in vec(0u32..4, 0..200),
+                                          r in 1.0f32..2.0, presence in 0.0f32..2.0, frequency in 0.0f32..2.0) {
+        let mut penalized = candidates(&l);
+        penalize(&mut penalized, &counts, Penalties { repetition: r, presence, frequency });
+        for (before, after) in candidates(&l).iter().zip(penalized) {
+            match counts.get(before.id as usize).copied().unwrap_or(0) {
+                0 => prop_assert_eq!(*before, after),
+                _ => prop_assert!(after.logit <= before.logit, "{} to {}", before.logit, after.logit),
+            }
+        }
+    }
+
+    #[test]
+    fn presence_counts_once_and_frequency_each_time(logit in -20f32..20.0, count in 1u32..50) {
+        let penalized = |presence, frequency| {
+            let mut c = vec![Candidate { id: 0, logit }];
+            penalize(&mut c, &[count], Penalties { repetition: 1.0, presence, frequency });
+            c[0].logit
+        };
+        prop_assert_eq!(penalized(0.5, 0.0), logit - 0.5);
+        prop_assert_eq!(penalized(0.0, 0.25), logit - 0.25 * count as f32);
+    }
+
+    #[test]
+    fn greedy_is_the_lowest_of_the_best(l in logits(), seed in any::<u64>()) {
+        let best = l.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let expected = l.iter().position(|x| *x == best).expect("the maximum occurs") as u32;
+        let sampled = sample_n(&SamplingParams { temperature: 0.0, seed, ..params(0.0) }, &l, 2);
+        prop_assert_eq!(sampled, vec![expected, expected]);
+    }
+
+    #[test]
+    fn one_candidate_is_greedy_at_any_temperature(l in logits(), t in 0.01f32..50.0) {
+        let one = SamplingParams { top_k: 1, ..params(t) };
+        prop_assert_eq!(sample_n(&one, &l, 1), sample_n(&params(0.0), &l, 1));
+    }
+
+    #[test]
+    fn a_seed_decides_everything(l in logits(), p in any_params()) {
+        prop_assert_eq!(sample_n(&p, &l, 20), sample_n(&p, &l, 20));
+    }
+
+    #[test]
+    fn padding_is_never_looked_at(l in logits(), p in any_params(), pad in 1usize..40) {
+        let mut padded = l.clone();
+        padded.extend(std::iter::repeat_n(f32::NAN, pad));
+        let mut sampler = Sampler::new(p.clone(), l.len()).expect("parameters in range");
+        let token = sampler.sample(&padded).expect("NaN only in the padding");
+        prop_assert!((token as usize) < l.len());
+        prop_assert_eq!(vec![token], sample_n(&p, &l, 1));
+    }
+
+    #[test]
+    fn masked_tokens_are_never_drawn(l in logits(), p in any_params()) {
+        for token in sample_n(&p, &l, 20) {
+            prop_assert!(l[token as usize].is_finite());
+        }
+    }
+
+    #[test]
+    fn only_the_window_counts(history in vec(0u32..20, 0..60), window in 1usize..20) {
+        let p = SamplingParams { presence_penalty: 1.0, frequency_penalty: 0.5, penalty_window: window, ..params(0.0) };
+        let with = |tokens: &[u32]| {
+            let mut sampler = Sampler::new(p.clone(), 20).expect("parameters in range");
+            tokens.iter().for_each(|t| sampler.accept(*t));
+            sampler.counts
+        };
+        prop_assert_eq!(with(&history), with(&history[history.len().saturating_sub(window)..]));
+    }
+}
+
+#[test]
+fn draws_follow_the_probabilities() {
+    let l = [0.0, 3.0f32.ln(), f32::NEG_INFINITY, 0.0];
+    let drawn = sample_n(&SamplingParams { seed: 1, ..params(1.0) }, &l, 20_000);
+    let share = |id| drawn.iter().filter(|d| **d == id).count() as f64 / 20_000.0;
+    assert!((share(0) - 0.2).abs() < 0.01 && (share(1) - 0.6).abs() < 0.01 && (share(3) - 0.2).abs() < 0.01);
+}
+
+#[test]
+fn a_seed_gives_the_recorded_tokens() {
+    let l: Vec<f32> = (0..100).map(|i| ((i * 37 % 100) as f32) / 20.0).collect();
+    let drawn = sample_n(&SamplingParams { seed: 42, ..Default::default() }, &l, 12);
+    assert_eq!(drawn, RECORDED);
+}
+
+/// Computed from the definitions by a separate program: a change here breaks every recorded seed.
+const RECORDED: [u32; 12] = [86, 81, 35, 62, 27, 48, 8, 40, 62, 51, 8, 70];
+
+#[test]
+fn a_repetition_penalty_breaks_a_loop() {
+    let l = [1.0, 0.9, -0.5];
+    let p = SamplingParams { repetition_penalty: 2.0, ..params(0.0) };
+    assert_eq!(sample_n(&params(0.0), &l, 4), [0, 0, 0, 0]);
+    assert_eq!(sample_n(&p, &l, 4), [0, 1, 0, 0]);
+}
+
+#[test]
+fn logits_that_are_not_numbers_are_errors() {
+    let mut sampler = Sampler::new(params(1.0), 3).expect("parameters in range");
+    for (logits, says) in [
+        ([0.0, f32::NAN, 0.0], "the logit of token 1 is NaN"),
+        ([0.0, 0.0, f32::INFINITY], "the logit of token 2 is inf"),
+        ([f32::NEG_INFINITY; 3], "no token has a finite logit"),
+    ] {
+        assert!(sampler.sample(&logits).expect_err("must fail").to_string().starts_with(says));
+    }
+}
+
+#[test]
+fn settings_out_of_range_name_the_range() {
+    let cases: [(SamplingParams, &str); 4] = [
+        (
+            SamplingParams { temperature: -1.0, ..params(1.0) },
+            "--temperature -1 is out of range; give a value from 0 to 100",
+        ),
+        (
+            SamplingParams { top_p: f32::NAN, ..params(1.0) },
+            "--top-p NaN is out of range; give a value from 0 to 1",
+        ),
+        (
+            SamplingParams { repetition_penalty: 0.0, ..params(1.0) },
+            "--repetition-penalty 0 is out of range; give a value from 0.01 to 100",
+        ),
+        (
+            SamplingParams { penalty_window: 1 << 21, ..params(1.0) },
+            "--penalty-window 2097152 is out of range; give a value from 0 to 1048576",
+        ),
+    ];
+    for (params, message) in cases {
+        assert_eq!(params.validate().expect_err("out of range").to_string(), message);
+    }
+}
+
+#[test]
+fn nothing_is_allocated_after_the_start() {
+    let l: Vec<f32> = (0..500).map(|i| (i % 17) as f32).collect();
+    let mut sampler =
+        Sampler::new(SamplingParams { presence_penalty: 0.1, ..params(1.0) }, 500).expect("in range");
+    let capacity = |s: &Sampler| (s.candidates.capacity(), s.probabilities.capacity(), s.history.capacity());
+    let before = capacity(&sampler);
+    for _ in 0..200 {
+        let token = sampler.sample(&l).expect("finite logits");
+        sampler.accept(token);
+    }
+    assert_eq!(before, capacity(&sampler));
+}
