@@ -1,10 +1,11 @@
 //! What the bitforge binaries (`bitnet`, `xtask`, the reference drivers) agree on.
 //!
-//! Types and tables only: exit codes, the registry of environment variables, and the selection line.
+//! Types and tables only: exit codes, the registry of environment variables, cache paths, and the selection line.
 //! Deliberately absent: any behaviour, any dependency on the runtime or on xtask.
 
 #![forbid(unsafe_code)]
 
 pub mod env;
 pub mod exit;
+pub mod paths;
 pub mod selection;
