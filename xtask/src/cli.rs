@@ -38,9 +38,9 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// A name of the catalog, or a path to a GGUF file.
-    #[arg(long, default_value = "smollm2-135m")]
-    pub model: String,
+    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or a fixture without network).
+    #[arg(long)]
+    pub model: Option<String>,
     /// The beginning of the text.
     #[arg(long, default_value = "The three primary colors are")]
     pub prompt: String,
@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn global_flags_may_follow_the_command() {
-        let cli = Cli::try_parse_from(["xtask", "preflight", "--json", "--require", "network,accelerator"]).unwrap();
+        let cli = Cli::try_parse_from(["xtask", "preflight", "--json", "--require", "network,accelerator"])
+            .unwrap();
         assert!(cli.json);
         let Command::Preflight(preflight) = cli.command else { panic!("not preflight") };
         assert_eq!(preflight.require, [Class::Network, Class::Accelerator]);

@@ -5,6 +5,7 @@
 
 use bitforge_schema::exit::ExitCode;
 use std::fmt;
+use std::io::ErrorKind;
 
 /// An expected error. The message names what failed, the value and the remedy.
 #[derive(Debug)]
@@ -36,8 +37,12 @@ pub fn fail<T>(code: ExitCode, message: impl Into<String>) -> anyhow::Result<T> 
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     error
         .chain()
-        .find_map(|cause| cause.downcast_ref::<Failure>())
-        .map_or(ExitCode::Internal, |failure| failure.code)
+        .find_map(|cause| {
+            let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+            let io = cause.downcast_ref::<std::io::Error>().filter(|error| full(error.kind()));
+            cause.downcast_ref::<Failure>().map(|failure| failure.code).or(io.map(|_| ExitCode::Limit))
+        })
+        .unwrap_or(ExitCode::Internal)
 }
 
 /// The error and its causes on one line, outermost first.
@@ -52,9 +57,16 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_its_code_under_context() {
-        let error = fail::<()>(ExitCode::Network, "no route").context("fetching a").context("up").unwrap_err();
+        let error =
+            fail::<()>(ExitCode::Network, "no route").context("fetching a").context("up").unwrap_err();
         assert_eq!(code_of(&error), ExitCode::Network);
         assert_eq!(message_of(&error), "up: fetching a: no route");
+    }
+
+    #[test]
+    fn a_full_disk_is_a_limit() {
+        let full = std::io::Error::from(ErrorKind::StorageFull);
+        assert_eq!(code_of(&anyhow::Error::from(full).context("writing a")), ExitCode::Limit);
     }
 
     #[test]

@@ -5,8 +5,13 @@
 use crate::cli;
 use crate::ctx::Ctx;
 use crate::proc::{self, Command, Stdout};
+use crate::report::bytes;
 use anyhow::Result;
 use bitforge_schema::exit::ExitCode;
+use std::path::Path;
+
+/// Below the root.
+const FOLDER: &str = "fixtures/gguf";
 
 pub fn run(ctx: &Ctx, args: &cli::Check) -> Result<ExitCode> {
     let mode = if args.check { Mode::Check } else { Mode::Generate };
@@ -31,24 +36,54 @@ impl Mode {
             Mode::Check => "check",
         }
     }
+
+    const fn verdict(self) -> &'static str {
+        match self {
+            Mode::Generate => "generated",
+            Mode::Check => "as the generator makes them",
+        }
+    }
 }
 
-/// Builds and runs the generator; returns its last line.
+/// Builds and runs the generator; returns what lies in the folder afterwards.
 pub fn generate(ctx: &Ctx, mode: Mode) -> Result<String> {
     let root = ctx.root()?;
     let command = Command::new(ctx.cargo())
-        .args(["run", "--locked", "-p", "bitforge-fixtures", "--bin", "fixtures", "--", mode.name()])
-        .args(["fixtures/gguf"])
+        .args(["run", "--locked", "-p", "bitforge-fixtures", "--bin", "fixtures", "--", mode.name(), FOLDER])
         .dir(root);
-    let log = ctx.log_file("fixtures")?;
     let mut progress = ctx.out.progress(format!("fixtures: {}", mode.name()));
-    let mut last = String::new();
-    let finished = proc::run(ctx, &command, Stdout::Log, &log, |line| {
+    let finished = proc::run(ctx, &command, Stdout::Log, &ctx.log_file("fixtures")?, |line| {
         progress.message(line);
-        if !line.trim().is_empty() {
-            last = line.trim().to_string();
-        }
     })?;
     finished.must_succeed(ExitCode::CheckFailed)?;
-    Ok(last)
+    let (files, size) = measure(&root.join(FOLDER));
+    Ok(format!("{files} files, {} in {FOLDER}, {}", bytes(size), mode.verdict()))
+}
+
+/// Number of files and bytes below `dir`.
+fn measure(dir: &Path) -> (usize, u64) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.fold((0, 0), |(files, size), entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => {
+            let (more, larger) = measure(&entry.path());
+            (files + more, size + larger)
+        }
+        Ok(meta) => (files + 1, size + meta.len()),
+        Err(_) => (files, size),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_counted_in_sub_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("ok")).unwrap();
+        std::fs::write(dir.path().join("ok/a"), "12345").unwrap();
+        std::fs::write(dir.path().join("b"), "1").unwrap();
+        assert_eq!(measure(dir.path()), (2, 6));
+        assert_eq!(measure(&dir.path().join("none")), (0, 0));
+    }
 }

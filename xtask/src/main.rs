@@ -59,7 +59,7 @@ fn report_error(out: &Reporter, error: &anyhow::Error) -> ExitCode {
     out.line(format!("{} {message}", out.mark(State::Fail)));
     if out.is_json() {
         let value = serde_json::json!({
-            "error": { "code": code as u8, "name": code.name(), "message": message }
+            "error": { "code": code as u8, "kind": code.name(), "message": message }
         });
         if let Err(error) = out.json(&value) {
             out.line(format!("{error:#}"));

@@ -79,10 +79,8 @@ impl Command {
     }
 
     fn expression(&self, ctx: &Ctx) -> duct::Expression {
-        let mut expression = duct::cmd(&self.program, &self.args)
-            .stdin_null()
-            .unchecked()
-            .before_spawn(|command| {
+        let mut expression =
+            duct::cmd(&self.program, &self.args).stdin_null().unchecked().before_spawn(|command| {
                 // A group of its own, so that a signal to the group reaches grandchildren (cargo's rustc).
                 command.process_group(0);
                 Ok(())
@@ -191,8 +189,7 @@ impl Finished {
 
     /// The first compiler error, otherwise the end of the output, and where the whole of it is.
     pub fn explain(&self) -> String {
-        let status =
-            self.code.map_or("ended by a signal".to_string(), |code| format!("exit status {code}"));
+        let status = self.code.map_or("ended by a signal".to_string(), |code| format!("exit status {code}"));
         let (what, lines): (_, Vec<&str>) = if self.first_error.is_empty() {
             ("the last lines", self.tail.iter().map(String::as_str).collect())
         } else {

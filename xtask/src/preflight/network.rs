@@ -64,11 +64,11 @@ fn reach(
     };
     match connect(target) {
         Connected::Yes => check(&format!("{host} answers{via}")),
-        Connected::No(error) => check(&format!("{host} cannot be reached{via}: {error}")).but(State::Warn, fix),
-        Connected::NoAnswer => {
-            check(&format!("{host} did not answer{via} within {} ms", LIMIT.as_millis()))
-                .but(State::CouldNotCheck, fix)
+        Connected::No(error) => {
+            check(&format!("{host} cannot be reached{via}: {error}")).but(State::Warn, fix)
         }
+        Connected::NoAnswer => check(&format!("{host} did not answer{via} within {} ms", LIMIT.as_millis()))
+            .but(State::CouldNotCheck, fix),
     }
 }
 
@@ -213,7 +213,10 @@ mod tests {
 
     #[test]
     fn proxies_follow_the_usual_variables() {
-        let env = Env::from_pairs([("HTTPS_PROXY", "proxy.example:3128"), ("no_proxy", "localhost,.inner.example")]);
+        let env = Env::from_pairs([
+            ("HTTPS_PROXY", "proxy.example:3128"),
+            ("no_proxy", "localhost,.inner.example"),
+        ]);
         assert_eq!(
             proxy_for(&env, "https://a.example/", "a.example").as_deref(),
             Some("http://proxy.example:3128")
@@ -252,7 +255,8 @@ mod tests {
         assert_eq!(look(&pairs, cargo_source), None);
         std::fs::create_dir_all(home.path().join("registry/index/index.example-1949cf8c6b5b557f")).unwrap();
         assert_eq!(look(&pairs, cargo_source), Some(Source::Url("https://index.example".into())));
-        let config = "[source.crates-io]\nreplace-with = 'm'\n[source.m]\nregistry = 'sparse+https://m.example/'\n";
+        let config =
+            "[source.crates-io]\nreplace-with = 'm'\n[source.m]\nregistry = 'sparse+https://m.example/'\n";
         std::fs::write(home.path().join("config.toml"), config).unwrap();
         assert_eq!(look(&pairs, cargo_source), Some(Source::Url("sparse+https://m.example/".into())));
         let config = "[source.crates-io]\nreplace-with = 'v'\n[source.v]\ndirectory = 'vendor'\n";

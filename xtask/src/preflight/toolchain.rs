@@ -52,8 +52,20 @@ pub fn native(system: &System<'_>) -> Vec<Check> {
     let cxx_override = system.ctx.env.get("CXX");
     let references = "building the C++ references (not for `up` and `test`)";
     let tools: [(&str, Vec<&str>, Package, State, &str); 4] = [
-        ("cc", cc_override.into_iter().chain(["cc", "gcc", "clang"]).collect(), gcc, State::Fail, "linking Rust programs"),
-        ("c++", cxx_override.into_iter().chain(["c++", "g++", "clang++"]).collect(), gxx, State::Warn, references),
+        (
+            "cc",
+            cc_override.into_iter().chain(["cc", "gcc", "clang"]).collect(),
+            gcc,
+            State::Fail,
+            "linking Rust programs",
+        ),
+        (
+            "c++",
+            cxx_override.into_iter().chain(["c++", "g++", "clang++"]).collect(),
+            gxx,
+            State::Warn,
+            references,
+        ),
         ("cmake", vec!["cmake"], cmake, State::Warn, references),
         ("ninja", vec!["ninja", "samu"], ninja, State::Warn, references),
     ];
@@ -137,9 +149,7 @@ pub fn python(system: &System<'_>, facts: &PythonFacts) -> Vec<Check> {
             return vec![check("python3 is not on PATH".into()).but(State::Fail, system.install(&package))];
         }
         Some(other) => {
-            return vec![
-                check(describe("python3", other)).but(State::CouldNotCheck, "python3 --version"),
-            ];
+            return vec![check(describe("python3", other)).but(State::CouldNotCheck, "python3 --version")];
         }
         None if facts.version < PYTHON => {
             check(format!("{major}.{minor}.{patch}, older than {}.{}", PYTHON[0], PYTHON[1]))
@@ -228,12 +238,7 @@ mod tests {
         let checks = with_programs(&[("dnf", "")], native);
         assert_eq!(
             states(&checks),
-            [
-                ("cc", State::Fail),
-                ("c++", State::Warn),
-                ("cmake", State::Warn),
-                ("ninja", State::Warn)
-            ]
+            [("cc", State::Fail), ("c++", State::Warn), ("cmake", State::Warn), ("ninja", State::Warn)]
         );
         assert_eq!(checks[0].fix.as_deref(), Some("dnf install -y gcc glibc-devel"));
     }
