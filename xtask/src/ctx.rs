@@ -4,6 +4,7 @@
 //! write to the process environment; tests build a `Ctx` of their own.
 
 use crate::exit::Failure;
+use crate::proc::Command;
 use crate::report::Reporter;
 use anyhow::{Context, Result};
 use bitforge_schema::env::Env;
@@ -58,9 +59,11 @@ impl Ctx {
         Ok(dir.join(format!("{name}.log")))
     }
 
-    /// The cargo that runs this xtask, so that one toolchain builds everything.
-    pub fn cargo(&self) -> &str {
-        self.env.get("CARGO").unwrap_or("cargo")
+    /// A cargo command in the root: the cargo that runs this xtask, without network where that was asked for.
+    pub fn cargo<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<Command> {
+        let cargo = self.env.get("CARGO").unwrap_or("cargo");
+        let command = Command::new(cargo).args(args).dir(self.root()?);
+        Ok(if self.offline { command.env("CARGO_NET_OFFLINE", "true") } else { command })
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::cli;
 use crate::ctx::Ctx;
-use crate::proc::{self, Command, Stdout};
+use crate::proc::{self, Stdout};
 use crate::report::bytes;
 use anyhow::Result;
 use bitforge_schema::exit::ExitCode;
@@ -47,16 +47,14 @@ impl Mode {
 
 /// Builds and runs the generator; returns what lies in the folder afterwards.
 pub fn generate(ctx: &Ctx, mode: Mode) -> Result<String> {
-    let root = ctx.root()?;
-    let command = Command::new(ctx.cargo())
-        .args(["run", "--locked", "-p", "bitforge-fixtures", "--bin", "fixtures", "--", mode.name(), FOLDER])
-        .dir(root);
+    let generator = ["run", "--locked", "-p", "bitforge-fixtures", "--bin", "fixtures", "--"];
+    let command = ctx.cargo(generator)?.args([mode.name(), FOLDER]);
     let mut progress = ctx.out.progress(format!("fixtures: {}", mode.name()));
     let finished = proc::run(ctx, &command, Stdout::Log, &ctx.log_file("fixtures")?, |line| {
         progress.message(line);
     })?;
     finished.must_succeed(ExitCode::CheckFailed)?;
-    let (files, size) = measure(&root.join(FOLDER));
+    let (files, size) = measure(&ctx.root()?.join(FOLDER));
     Ok(format!("{files} files, {} in {FOLDER}, {}", bytes(size), mode.verdict()))
 }
 

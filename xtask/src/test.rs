@@ -129,14 +129,10 @@ fn render(out: &Reporter, report: &Report) -> String {
     text
 }
 
-/// A cargo command of a step: locked, and after `fetch` without network.
+/// A cargo command of a step after `fetch`: without network, plain text, snapshots compared and not written.
 fn cargo(ctx: &Ctx, args: &[&str]) -> Result<Command> {
-    Ok(Command::new(ctx.cargo())
-        .args(args.iter().copied())
-        .dir(ctx.root()?)
-        .env("CARGO_NET_OFFLINE", "true")
-        .env("CARGO_TERM_COLOR", "never")
-        .env("INSTA_UPDATE", "no"))
+    let command = ctx.cargo(args.iter().copied())?;
+    Ok(command.env("CARGO_NET_OFFLINE", "true").env("CARGO_TERM_COLOR", "never").env("INSTA_UPDATE", "no"))
 }
 
 fn run_cargo(ctx: &Ctx, name: &str, command: &Command, mut watch: impl FnMut(&str)) -> Result<Finished> {
@@ -153,8 +149,7 @@ fn checked(finished: &Finished, detail: impl Into<String>) -> Checked {
 
 fn fetch(ctx: &Ctx) -> Result<Checked> {
     let offline = ctx.offline || ctx.env.get("CARGO_NET_OFFLINE") == Some("true");
-    let command = cargo(ctx, &["fetch", "--locked"])?.env("CARGO_NET_OFFLINE", offline.to_string());
-    let finished = run_cargo(ctx, "fetch", &command, |_| {})?;
+    let finished = run_cargo(ctx, "fetch", &ctx.cargo(["fetch", "--locked"])?, |_| {})?;
     if !finished.success() && !offline {
         return Err(crate::exit::Failure::new(ExitCode::Network, finished.explain()).into());
     }

@@ -90,7 +90,7 @@ pub fn run(ctx: &Ctx) -> Result<ExitCode> {
 pub fn check(ctx: &Ctx) -> Result<Vec<Violation>> {
     let tree = Tree::read(ctx, ctx.root()?)?;
     let mut violations: Vec<Violation> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
-    violations.extend(runtime_apart(ctx, &tree.root)?);
+    violations.extend(runtime_apart(ctx)?);
     Ok(violations)
 }
 
@@ -329,10 +329,8 @@ fn generated_docs(tree: &Tree) -> Vec<Violation> {
 }
 
 /// xtask, and what it depends on inside the workspace, never links the runtime.
-fn runtime_apart(ctx: &Ctx, root: &Path) -> Result<Vec<Violation>> {
-    let command = Command::new(ctx.cargo())
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
-        .dir(root);
+fn runtime_apart(ctx: &Ctx) -> Result<Vec<Violation>> {
+    let command = ctx.cargo(["metadata", "--format-version", "1", "--no-deps", "--offline"])?;
     let text = proc::read(ctx, &command)?;
     let metadata = cargo_metadata::MetadataCommand::parse(text.lines().next().unwrap_or_default())
         .map_err(|error| Failure::new(ExitCode::BadInput, format!("cargo metadata: {error}")))?;

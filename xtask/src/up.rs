@@ -94,12 +94,9 @@ fn done(ctx: &Ctx, text: &str) {
 
 /// Builds `bitnet` in release mode and returns where cargo put it.
 fn build(ctx: &Ctx) -> Result<PathBuf> {
-    let network: &[&str] = if ctx.offline { &["--offline"] } else { &[] };
-    let command = Command::new(ctx.cargo())
-        .args(["build", "--release", "--locked", "-p", "bitnet-runtime", "--bin", "bitnet"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .args(network.iter().copied())
-        .dir(ctx.root()?);
+    let command = ctx
+        .cargo(["build", "--release", "--locked", "-p", "bitnet-runtime", "--bin", "bitnet"])?
+        .args(["--message-format", "json-render-diagnostics"]);
     let mut progress = ctx.out.progress("building bitnet (release)");
     let finished = proc::run(ctx, &command, Stdout::Capture, &ctx.log_file("up-build")?, |line| {
         progress.message(line);

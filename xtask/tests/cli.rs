@@ -43,6 +43,7 @@ impl Checkout {
             .args(args)
             .current_dir(self.0.path())
             .env("BITNET_CACHE_DIR", self.path("cache"))
+            .env("COLUMNS", "100")
             .env_remove("CARGO_TARGET_DIR")
             .env_remove("BITNET_OFFLINE");
         command
