@@ -2,4 +2,6 @@
 
 use crate::kernels::MatmulKernel;
 
+pub mod ops;
+
 pub const MATMUL: &[MatmulKernel] = &[];

@@ -1,0 +1,121 @@
+//! The bytes of a file, mapped or read.
+//!
+//! In: a path or bytes. Out: one slice for the life of the value, aligned to at least `ALIGNMENT` when
+//! read (a mapping is aligned to a page). Deliberately absent: any look at what the bytes mean.
+
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Alignment in bytes of a file that was read: one cache line, and more than any SIMD load needs.
+const ALIGNMENT: usize = 64;
+
+/// How the file's bytes come into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mapping {
+    /// Map the file: pages load on first use and are shared between processes.
+    ///
+    /// The length is checked when the file is opened. If another process truncates the file afterwards,
+    /// touching the lost pages raises SIGBUS and ends this process; use [`Mapping::Read`] where a file may
+    /// change while it is in use.
+    #[default]
+    Mmap,
+    /// Read the whole file into memory.
+    Read,
+}
+
+pub(super) enum Storage {
+    Mapped(memmap2::Mmap),
+    Read(AlignedBuffer),
+}
+
+impl Storage {
+    pub(super) fn open(path: &Path, mapping: Mapping) -> Result<Self> {
+        let io = |source| Error::io(path, source);
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::unsupported(path, "not a regular file", "give the path of a .gguf file"));
+        }
+        let len = usize::try_from(metadata.len()).map_err(|_| {
+            Error::limit(format!("{}: larger than the address space", path.display()), "use a 64-bit build")
+        })?;
+        match mapping {
+            Mapping::Mmap if len > 0 => {
+                // SAFETY: the mapping is private and read-only, and this process never writes to the file.
+                // What cannot be ruled out is another process changing it; `Mapping::Mmap` documents that.
+                let map = unsafe { memmap2::MmapOptions::new().len(len).map_copy_read_only(&file) };
+                map.map(Storage::Mapped).map_err(io)
+            }
+            _ => {
+                let mut buffer = AlignedBuffer::with_capacity(len).map_err(|_| {
+                    Error::limit(
+                        format!("{}: no memory for its {len} bytes", path.display()),
+                        "map the file instead of reading it, or use a smaller model",
+                    )
+                })?;
+                let read = file.take(len as u64).read_to_end(&mut buffer.allocation).map_err(io)?;
+                if read != len {
+                    let what = format!("the file shrank from {len} bytes while it was read");
+                    return Err(Error::malformed(
+                        path,
+                        read as u64,
+                        what,
+                        "try again when nothing writes to it",
+                    ));
+                }
+                Ok(Storage::Read(buffer))
+            }
+        }
+    }
+
+    pub(super) fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = AlignedBuffer::with_capacity(bytes.len()).expect("as much again as is in memory");
+        buffer.allocation.extend_from_slice(bytes);
+        Storage::Read(buffer)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::Mapped(map) => map,
+            Storage::Read(buffer) => buffer.bytes(),
+        }
+    }
+}
+
+/// A vector whose used part starts at a multiple of `ALIGNMENT`; filled within its capacity, so that the
+/// allocation never moves.
+pub(super) struct AlignedBuffer {
+    allocation: Vec<u8>,
+    start: usize,
+}
+
+impl AlignedBuffer {
+    fn with_capacity(len: usize) -> std::result::Result<Self, std::collections::TryReserveError> {
+        let mut allocation: Vec<u8> = Vec::new();
+        allocation.try_reserve_exact(len.saturating_add(ALIGNMENT))?;
+        let start = allocation.as_ptr().addr().wrapping_neg() % ALIGNMENT;
+        allocation.resize(start, 0);
+        Ok(AlignedBuffer { allocation, start })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.allocation[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_bytes_are_aligned_and_equal() {
+        for len in [0, 1, 63, 64, 1000] {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let storage = Storage::copy_of(&bytes);
+            assert_eq!(storage.bytes(), bytes);
+            assert_eq!(storage.bytes().as_ptr().addr() % ALIGNMENT, 0);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The table of element-wise operations and attention that a [`super::KernelSet`] carries.
+//!
+//! Every function is unsafe to call only because its instance may need the CPU features of `level`.
+
+use super::SimdLevel;
+
+/// One query head against the cached keys and values of its KV head.
+pub struct Attend<'a> {
+    /// [head_dim].
+    pub query: &'a [f32],
+    /// [positions, head_dim] half floats.
+    pub keys: &'a [u16],
+    /// [positions, head_dim] half floats.
+    pub values: &'a [u16],
+    /// 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// [head_dim].
+    pub out: &'a mut [f32],
+}
+
+/// One instance of every operation; see `arch/all/ops.rs` for the definitions.
+#[derive(Clone, Copy)]
+pub struct Ops {
+    pub level: SimdLevel,
+    pub rms_norm: unsafe fn(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]),
+    pub silu_mul: unsafe fn(gate: &mut [f32], up: &[f32]),
+    pub relu2_mul: unsafe fn(gate: &mut [f32], up: &[f32]),
+    pub rope_adjacent: unsafe fn(head: &mut [f32], cos: &[f32], sin: &[f32]),
+    pub rope_neox: unsafe fn(head: &mut [f32], cos: &[f32], sin: &[f32]),
+    pub attend: unsafe fn(args: &mut Attend<'_>),
+    pub f16_from_f32: unsafe fn(src: &[f32], dst: &mut [u16]),
+}
