@@ -122,7 +122,8 @@ fn table(output: &BenchOutput) -> String {
         .results
         .iter()
         .map(|result| {
-            let rate = format!("{:.2} ± {:.2}", result.mean_tokens_per_second, result.stddev_tokens_per_second);
+            let rate =
+                format!("{:.2} ± {:.2}", result.mean_tokens_per_second, result.stddev_tokens_per_second);
             vec![
                 output.model.title(),
                 output.model.size(),

@@ -31,7 +31,11 @@ pub fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     let entries = entries();
     let Some(entry) = entries.iter().find(|entry| entry.name == model) else {
-        return if path.exists() || looks_like_a_path(model) { Ok(path.into()) } else { Err(unknown(model, &entries)) };
+        return if path.exists() || looks_like_a_path(model) {
+            Ok(path.into())
+        } else {
+            Err(unknown(model, &entries))
+        };
     };
     if path.is_file() {
         return Ok(path.into());
@@ -59,7 +63,8 @@ fn looks_like_a_path(model: &str) -> bool {
 
 fn unknown(model: &str, entries: &[Entry]) -> Error {
     let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-    let near = nearest(model, names.iter().copied()).map(|near| format!(" (nearest: {near})")).unwrap_or_default();
+    let near =
+        nearest(model, names.iter().copied()).map(|near| format!(" (nearest: {near})")).unwrap_or_default();
     Error::NotFound {
         what: format!("'{model}' is neither a file nor a name of the catalog{near}"),
         remedy: format!("give the path of a .gguf file or one of: {}", names.join(", ")),

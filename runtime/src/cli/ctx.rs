@@ -47,7 +47,8 @@ impl Ctx {
 
     /// Writes `value` to stdout as one indented JSON object. Called once per command at most.
     pub fn print_json(&mut self, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string_pretty(value).expect("keys are strings and no Serialize of ours fails");
+        let text =
+            serde_json::to_string_pretty(value).expect("keys are strings and no Serialize of ours fails");
         self.printed_json = true;
         self.print(&(text + "\n"))
     }

@@ -31,7 +31,8 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
 }
 
 fn human(output: &KernelsOutput) -> String {
-    let columns = ["kernel", "weight", "activation", "level", "this CPU", "selected"].map(|name| (name, Align::Left));
+    let columns =
+        ["kernel", "weight", "activation", "level", "this CPU", "selected"].map(|name| (name, Align::Left));
     let rows: Vec<Vec<String>> = output
         .kernels
         .iter()

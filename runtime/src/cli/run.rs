@@ -37,10 +37,11 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
         overflow: args.context_shift.map_or(Overflow::Stop, |keep| Overflow::Shift { keep }),
     };
     let format = ctx.format;
-    let generation = generate::generate(&mut engine, &tokenizer, &mut sampler, request, &mut |piece| match format {
-        Format::Human => ctx.print(piece),
-        Format::Json => Ok(()),
-    })?;
+    let generation =
+        generate::generate(&mut engine, &tokenizer, &mut sampler, request, &mut |piece| match format {
+            Format::Human => ctx.print(piece),
+            Format::Json => Ok(()),
+        })?;
 
     let timings = timings(load, prompt_tokens.len(), &generation);
     match ctx.format {

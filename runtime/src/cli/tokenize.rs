@@ -15,7 +15,8 @@ pub fn run(ctx: &mut Ctx, args: &TokenizeArgs) -> Result<()> {
     let gguf = Gguf::open(catalog::resolve(&ctx.env, &args.model.model)?, args.model.mapping())?;
     let (tokenizer, warnings) = load_tokenizer(&gguf)?;
     let ids = tokenizer.encode(&text, SpecialTokens::Parse, Bos::AsFileAsks)?;
-    let token = |id: &u32| Token { id: *id, text: String::from_utf8_lossy(tokenizer.token_bytes(*id)).into() };
+    let token =
+        |id: &u32| Token { id: *id, text: String::from_utf8_lossy(tokenizer.token_bytes(*id)).into() };
     let tokens: Vec<Token> = ids.iter().map(token).collect();
     ctx.warn(&warnings);
     match ctx.format {
@@ -27,7 +28,8 @@ pub fn run(ctx: &mut Ctx, args: &TokenizeArgs) -> Result<()> {
             warnings,
         }),
         Format::Human => {
-            let rows: Vec<_> = tokens.iter().map(|t| vec![t.id.to_string(), format!("{:?}", t.text)]).collect();
+            let rows: Vec<_> =
+                tokens.iter().map(|t| vec![t.id.to_string(), format!("{:?}", t.text)]).collect();
             ctx.print(&plain(&[Align::Right, Align::Left], &rows))
         }
     }
