@@ -67,3 +67,17 @@ pub const MATMUL: &[&[MatmulKernel]] = &[
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::MATMUL,
 ];
+
+/// Every function that packs activations.
+pub const ACTIVATION: &[&[QuantizeActivationKernel]] = &[
+    arch::all::ACTIVATION,
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::ACTIVATION,
+];
+
+/// Every instance of the element-wise operations and attention.
+pub const OPS: &[Ops] = &[
+    arch::all::ops::OPS,
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::ops::OPS,
+];

@@ -1,1 +1,76 @@
-//! (module model)
+//! A model: its configuration and its named, packed weights, checked against each other.
+//!
+//! In: a [`Gguf`] file. Out: a [`Model`] whose matrices are views of the file (or converted copies where a
+//! kernel needs another layout). Deliberately absent: arithmetic, and any f32 copy of a weight matrix.
+
+pub mod config;
+mod weights;
+
+pub use config::{Architecture, HiddenActivation, ModelConfig, RopePairing};
+pub use weights::{Layer, Linear, Matrix};
+
+use crate::gguf::Gguf;
+use crate::quant::I2sLayout;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Everything the forward pass reads.
+pub struct Model {
+    pub config: ModelConfig,
+    /// [vocab, hidden].
+    pub embedding: Matrix,
+    pub layers: Vec<Layer>,
+    /// [hidden].
+    pub output_norm: Vec<f32>,
+    /// [vocab, hidden]; `None` where the head is tied to the embedding.
+    pub output: Option<Matrix>,
+    /// [rope_dim / 2] divisors of the RoPE frequencies (Llama 3 long-context scaling).
+    pub rope_factors: Option<Vec<f32>>,
+}
+
+impl Model {
+    /// Maps every tensor of the file. `progress(done, layers)` is called after each layer.
+    ///
+    /// # Errors
+    /// Missing, unmapped or wrongly shaped tensors (all names are listed), invalid codes, bad metadata.
+    pub fn load(gguf: Arc<Gguf>, layout: I2sLayout, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+        let config = ModelConfig::from_gguf(&gguf)?;
+        let mut reader = weights::Reader::new(&gguf, layout);
+        let embedding = reader.embedding(config.hidden)?;
+        let vocab = embedding.rows;
+        let layers = (0..config.layers)
+            .map(|index| {
+                let layer = Layer::read(&mut reader, &config, index)?;
+                progress(index + 1, config.layers);
+                Ok(layer)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let output_norm = reader.vector("output_norm.weight", config.hidden)?;
+        let output = reader.optional_matrix("output.weight", vocab, config.hidden)?;
+        let rope_factors = reader.optional_vector("rope_freqs.weight", config.rope_dim / 2)?;
+        let unmapped = reader.unread();
+        if !unmapped.is_empty() {
+            return Err(Error::unsupported(
+                gguf.path(),
+                format!(
+                    "{} tensors have no place in a '{}' model: {}",
+                    unmapped.len(),
+                    config.architecture_name,
+                    unmapped.join(", ")
+                ),
+                "ignoring them would compute another model; check general.architecture",
+            ));
+        }
+        Ok(Model { config, embedding, layers, output_norm, output, rope_factors })
+    }
+
+    /// Rows of the embedding: the padded vocabulary size, the length of the logits.
+    pub fn vocab_size(&self) -> usize {
+        self.embedding.rows
+    }
+
+    /// The matrix that turns the last hidden state into logits.
+    pub fn head(&self) -> &Matrix {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+}

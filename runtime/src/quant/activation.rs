@@ -1,8 +1,18 @@
 //! Packed activation rows: what a row of f32 becomes before it meets packed weights.
 //!
-//! ggml's own activation types, so that results equal the references', and BitNet's per-token int8.
+//! In: a row of finite f32. Out: the row in one of ggml's activation types, equal bit for bit to what
+//! llama.cpp computes on x86, or in BitNet's per-token int8, equal to bitnet.cpp's `quantize_row_i8_s`.
+//! The functions here are the scalar definition; `kernels::arch` has faster ones that equal it.
+//!
+//! ggml rounds Q8_0 and Q8_1 in two ways: its reference takes 1 / (absmax / 127) and rounds half away from
+//! zero, its AVX2 code takes 127 / absmax and rounds half to even. llama.cpp runs the AVX2 code on any
+//! recent x86, and equal tokens need equal arithmetic, so activations follow the AVX2 code (weights, in
+//! [`super::encode`], follow the reference). Q8_K has one definition in ggml.
 
+use super::blocks::{BlockQ8_0, BlockQ8_1, BlockQ8K, F16, blocks_mut};
+use super::nearest_int;
 use crate::tensor::TensorType;
+use half::{bf16, f16};
 
 /// How ternary layers quantize their activations; part of the model's arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -29,11 +39,21 @@ pub enum ActivationType {
     Q8_1,
     /// Per 256 values: f32 d, 256 i8, 16 i16 sums of 16 (ggml `block_q8_K`, 292 bytes).
     Q8K,
-    /// Per row: f32 scale (127 / absmax), i32 sum of the quants, then `k` i8.
+    /// Per row: f32 scale (127 / absmax, absmax at least 1e-5), i32 sum of the quants, then `k` i8.
     I8Token,
 }
 
 impl ActivationType {
+    pub const ALL: [ActivationType; 7] = [
+        ActivationType::F32,
+        ActivationType::F16,
+        ActivationType::BF16,
+        ActivationType::Q8_0,
+        ActivationType::Q8_1,
+        ActivationType::Q8K,
+        ActivationType::I8Token,
+    ];
+
     /// The activation type that `weight` is multiplied with under `mode`.
     pub fn for_weight(weight: TensorType, mode: ActivationQuant) -> Self {
         match weight {
@@ -60,5 +80,162 @@ impl ActivationType {
             ActivationType::Q8K => k / 256 * 292,
             ActivationType::I8Token => k + 8,
         }
+    }
+
+    /// Values per block: rows of this type have a multiple of this many.
+    pub const fn block_len(self) -> usize {
+        match self {
+            ActivationType::Q8_0 | ActivationType::Q8_1 => 32,
+            ActivationType::Q8K => 256,
+            _ => 1,
+        }
+    }
+}
+
+/// Bytes before the quants of an [`ActivationType::I8Token`] row: its scale and its sum.
+pub const I8_TOKEN_HEADER: usize = 8;
+
+/// Scale and sum of an [`ActivationType::I8Token`] row, and its quants.
+#[inline]
+pub fn i8_token_parts(row: &[u8]) -> (f32, i32, &[u8]) {
+    let (scale, rest) = row.split_first_chunk().expect("an I8Token row starts with its scale");
+    let (sum, quants) = rest.split_first_chunk().expect("an I8Token row has its sum after the scale");
+    (f32::from_le_bytes(*scale), i32::from_le_bytes(*sum), quants)
+}
+
+/// Quantizes `x` into `out`. Panics unless `x` is a whole number of blocks and `out` has
+/// [`ActivationType::row_bytes`] of its length. Values that are not finite give unspecified quants.
+pub fn quantize_activation(ty: ActivationType, x: &[f32], out: &mut [u8]) {
+    assert!(x.len().is_multiple_of(ty.block_len()), "{} values are not whole {ty:?} blocks", x.len());
+    assert_eq!(out.len(), ty.row_bytes(x.len()), "{ty:?} row of {} values", x.len());
+    let quantize = match ty {
+        ActivationType::F32 => f32_row,
+        ActivationType::F16 => f16_row,
+        ActivationType::BF16 => bf16_row,
+        ActivationType::Q8_0 => q8_0,
+        ActivationType::Q8_1 => q8_1,
+        ActivationType::Q8K => q8_k,
+        ActivationType::I8Token => i8_token,
+    };
+    quantize(x, out);
+}
+
+pub(crate) fn f32_row(x: &[f32], out: &mut [u8]) {
+    each(x, out, |x: &[f32; 1]| x[0].to_le_bytes());
+}
+
+pub(crate) fn f16_row(x: &[f32], out: &mut [u8]) {
+    each(x, out, |x: &[f32; 1]| f16::from_f32(x[0]).to_le_bytes());
+}
+
+pub(crate) fn bf16_row(x: &[f32], out: &mut [u8]) {
+    each(x, out, |x: &[f32; 1]| bf16::from_f32(x[0]).to_le_bytes());
+}
+
+/// The quants lie in -127..=127: |x| * (127 / absmax) exceeds 127 by less than one unit in the last place.
+pub(crate) fn q8_0(x: &[f32], out: &mut [u8]) {
+    each(x, out, |x: &[f32; 32]| {
+        let (d, id) = scales_127(absmax(x));
+        BlockQ8_0 { d: F16::new(d), qs: x.map(|v| nearest_int(v * id) as i8) }
+    });
+}
+
+/// Quants as in [`q8_0`]; s is d (before its rounding to f16) times their sum.
+pub(crate) fn q8_1(x: &[f32], out: &mut [u8]) {
+    each(x, out, |x: &[f32; 32]| {
+        let (d, id) = scales_127(absmax(x));
+        let qs = x.map(|v| nearest_int(v * id) as i8);
+        let sum: i32 = qs.iter().map(|q| i32::from(*q)).sum();
+        BlockQ8_1 { d: F16::new(d), s: F16::new(d * sum as f32), qs }
+    });
+}
+
+/// The first entry of largest magnitude becomes -127: quants have the sign opposite to it where it is
+/// positive, and d, the inverse of the multiplier, carries the sign.
+pub(crate) fn q8_k(x: &[f32], out: &mut [u8]) {
+    each(x, out, |x: &[f32; 256]| {
+        let max = x.iter().fold(0.0f32, |max, v| if v.abs() > max.abs() { *v } else { max });
+        let iscale = -127.0 / max;
+        if !iscale.is_finite() {
+            return BlockQ8K { d: [0; 4], qs: [0; 256], bsums: [[0; 2]; 16] };
+        }
+        let qs = x.map(|v| nearest_int(iscale * v).min(127) as i8);
+        let bsums = std::array::from_fn(|g| {
+            qs[16 * g..16 * g + 16].iter().map(|q| i16::from(*q)).sum::<i16>().to_le_bytes()
+        });
+        BlockQ8K { d: (1.0 / iscale).to_le_bytes(), qs, bsums }
+    });
+}
+
+pub(crate) fn i8_token(x: &[f32], out: &mut [u8]) {
+    let scale = i8_token_scale(absmax(x));
+    let (header, quants) = out.split_at_mut(I8_TOKEN_HEADER);
+    let mut sum = 0;
+    for (v, out) in x.iter().zip(quants) {
+        let q = nearest_int(v * scale).clamp(-128, 127);
+        sum += q;
+        *out = q as i8 as u8;
+    }
+    header[..4].copy_from_slice(&scale.to_le_bytes());
+    header[4..].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// The per-token multiplier; bitnet.cpp floors and divides in f64.
+pub(crate) fn i8_token_scale(absmax: f32) -> f32 {
+    (127.0 / f64::from(absmax).max(1e-5)) as f32
+}
+
+/// (d, multiplier) of a block with quants up to 127; zero where the multiplier would not be finite.
+pub(crate) fn scales_127(absmax: f32) -> (f32, f32) {
+    let id = 127.0 / absmax;
+    (absmax / 127.0, if id.is_finite() { id } else { 0.0 })
+}
+
+fn absmax(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |max, v| if v.abs() > max { v.abs() } else { max })
+}
+
+fn each<B: super::blocks::Block, const W: usize>(
+    x: &[f32],
+    out: &mut [u8],
+    quantize: impl Fn(&[f32; W]) -> B,
+) {
+    for (block, x) in blocks_mut::<B>(out).iter_mut().zip(x.as_chunks::<W>().0) {
+        *block = quantize(x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::blocks::blocks;
+
+    #[test]
+    fn q8_k_maps_the_first_largest_entry_to_minus_127() {
+        let mut x = [0.0f32; 256];
+        (x[3], x[9]) = (2.0, -2.0);
+        let mut out = vec![0; ActivationType::Q8K.row_bytes(256)];
+        quantize_activation(ActivationType::Q8K, &x, &mut out);
+        let block = &blocks::<BlockQ8K>(&out)[0];
+        assert_eq!((block.qs[3], block.qs[9], block.bsum(0)), (-127, 127, 0));
+        assert_eq!(block.d(), -2.0 / 127.0);
+    }
+
+    #[test]
+    fn halves_round_to_even() {
+        let mut x = [0.0f32; 32];
+        x[..4].copy_from_slice(&[127.0, 0.5, 1.5, -2.5]);
+        let mut out = vec![0; 36];
+        quantize_activation(ActivationType::Q8_1, &x, &mut out);
+        let block = &blocks::<BlockQ8_1>(&out)[0];
+        assert_eq!(block.qs[..4], [127, 0, 2, -2]);
+        assert_eq!((block.d.get(), block.s.get()), (1.0, 127.0));
+    }
+
+    #[test]
+    fn a_tiny_token_keeps_the_floor() {
+        let mut out = vec![0; 8 + 2];
+        quantize_activation(ActivationType::I8Token, &[1e-6, -1e-6], &mut out);
+        assert_eq!(i8_token_parts(&out), (127.0 / 1e-5, 0, &[13, 243][..]));
     }
 }

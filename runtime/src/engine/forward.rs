@@ -1,0 +1,433 @@
+//! One forward pass over a chunk of tokens: the graphs of `llama`, `bitnet` and `bitnet-b1.58`.
+//!
+//! In: token ids and their first position. Out: hidden states in the buffers, keys and values in the cache,
+//! logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
+
+use super::kv_cache::KvCache;
+use super::rope::Rope;
+use crate::kernels::ops::Attend;
+use crate::kernels::{KernelSet, Tile};
+use crate::model::{HiddenActivation, Linear, Matrix, Model, RopePairing};
+use crate::quant::activation::{ActivationQuant, ActivationType};
+use crate::tensor::TensorType;
+use crate::threads::ThreadPool;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Scratch memory of a forward pass. Sizes in elements; T is the largest number of tokens.
+pub(super) struct Buffers {
+    hidden: Vec<f32>,      // [T, hidden], the residual stream
+    normed: Vec<f32>,      // [T, max(hidden, query, feed_forward)]
+    q: Vec<f32>,           // [T, query]
+    k: Vec<f32>,           // [T, kv]
+    v: Vec<f32>,           // [T, kv]
+    kv_half: Vec<u16>,     // [2, kv]
+    attention: Vec<f32>,   // [T, query]
+    gate: Vec<f32>,        // [T, feed_forward]
+    up: Vec<f32>,          // [T, feed_forward]
+    projected: Vec<f32>,   // [T, hidden]
+    packed: Vec<u8>,       // [T, packed row]
+    transposed: Vec<f32>,  // [max outputs of one region, T]
+    angles: Vec<f32>,      // [T, cosines then sines]
+    logits: Vec<f32>,      // [logits rows, vocab]
+    logits_rows: Vec<f32>, // [vocab, logits rows]
+    tokens: usize,
+}
+
+impl Buffers {
+    pub(super) fn new(model: &Model, tokens: usize, logits_rows: usize) -> Self {
+        let config = &model.config;
+        let (query, kv, ffn) = (config.query_dim(), config.kv_dim(), config.feed_forward);
+        let widest = config.hidden.max(query).max(ffn);
+        let f32s = |per_token: usize| vec![0f32; tokens * per_token];
+        let outputs = (query + 2 * kv).max(2 * ffn).max(config.hidden);
+        Buffers {
+            hidden: f32s(config.hidden),
+            normed: f32s(widest),
+            q: f32s(query),
+            k: f32s(kv),
+            v: f32s(kv),
+            kv_half: vec![0; 2 * kv],
+            attention: f32s(query),
+            gate: f32s(ffn),
+            up: f32s(ffn),
+            projected: f32s(config.hidden),
+            packed: vec![0; tokens * packed_bytes_bound(widest)],
+            transposed: f32s(outputs),
+            angles: f32s(config.rope_dim),
+            logits: vec![0.0; logits_rows * model.vocab_size()],
+            logits_rows: vec![0.0; if logits_rows > 1 { logits_rows * model.vocab_size() } else { 0 }],
+            tokens,
+        }
+    }
+
+    /// The largest chunk of tokens.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+/// Bytes that a packed row of `k` activations takes at most, whatever its type.
+fn packed_bytes_bound(k: usize) -> usize {
+    4 * k + 8
+}
+
+/// Refuses models for which some matrix has no kernel or does not fit its activation blocks.
+pub(super) fn check_runnable(model: &Model, path: &Path, mode: ActivationQuant) -> Result<()> {
+    let linears = model.layers.iter().flat_map(|layer| {
+        [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
+            .map(|linear| &linear.matrix)
+    });
+    for matrix in linears.chain([model.head()]) {
+        let activation = ActivationType::for_weight(matrix.ty, mode);
+        if activation == ActivationType::Q8K && !matrix.columns.is_multiple_of(256) {
+            return Err(Error::unsupported(
+                path,
+                format!("tensor '{}' has rows of {}, not a multiple of 256", matrix.name, matrix.columns),
+                "blocks of 256 activations do not fit; use --activation-quant token",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Drops positions from the cache and rotates the keys that move; see [`super::Engine::shift_context`].
+pub(super) fn shift(
+    cache: &mut KvCache,
+    model: &Model,
+    rope: &Rope,
+    kernels: &KernelSet,
+    keep: usize,
+    discard: usize,
+) -> Result<()> {
+    let mut angles = vec![0.0; 2 * rope.pairs()];
+    rope.angles(-(discard as i64), &mut angles);
+    let mut head = vec![0.0; model.config.head_dim];
+    cache.shift(keep, discard, |key| {
+        for (wide, half) in head.iter_mut().zip(key.iter()) {
+            *wide = half::f16::from_bits(*half).to_f32();
+        }
+        rotate(kernels, model.config.rope_pairing, &mut head[..2 * rope.pairs()], &angles);
+        // SAFETY: the kernel set was selected for this CPU.
+        unsafe { (kernels.ops.f16_from_f32)(&head, key) };
+    })
+}
+
+/// Everything one step works on, borrowed from the engine.
+pub(super) struct Step<'a> {
+    pub model: &'a Model,
+    pub kernels: &'a KernelSet,
+    pub mode: ActivationQuant,
+    pub rope: &'a Rope,
+    pub pool: &'a mut ThreadPool,
+    pub cache: &'a mut KvCache,
+    pub buffers: &'a mut Buffers,
+}
+
+impl<'a> Step<'a> {
+    /// Runs `tokens` at `position` through every layer; the result is in `buffers.hidden`.
+    pub(super) fn layers(mut self, tokens: &[u32], position: usize) {
+        let config = &self.model.config;
+        let embedding = &self.model.embedding;
+        for (token, hidden) in tokens.iter().zip(self.buffers.hidden.chunks_exact_mut(config.hidden)) {
+            embedding.dequantize_row(*token as usize, hidden);
+        }
+        for (index, angles) in
+            self.buffers.angles.chunks_exact_mut(config.rope_dim).take(tokens.len()).enumerate()
+        {
+            self.rope.angles((position + index) as i64, angles);
+        }
+        for layer in 0..config.layers {
+            self.attention(layer, tokens.len(), position);
+            self.feed_forward(layer, tokens.len());
+        }
+    }
+
+    /// hidden += output projection of attention over the normed hidden state.
+    fn attention(&mut self, index: usize, m: usize, position: usize) {
+        let (model, config) = (self.model, &self.model.config);
+        let layer = &model.layers[index];
+        let (query, kv) = (config.query_dim(), config.kv_dim());
+        self.norm_hidden(&layer.attn_norm, m);
+        let b = &mut *self.buffers;
+        Projection {
+            kernels: self.kernels,
+            mode: self.mode,
+            pool: self.pool,
+            packed: &mut b.packed,
+            transposed: &mut b.transposed,
+        }
+        .run(
+            &b.normed[..m * config.hidden],
+            m,
+            [
+                (&layer.q, &mut b.q[..m * query]),
+                (&layer.k, &mut b.k[..m * kv]),
+                (&layer.v, &mut b.v[..m * kv]),
+            ],
+        );
+        self.store_keys_and_values(index, m, position);
+        self.attend(index, m, position);
+        if let Some(weight) = &layer.attn_sub_norm {
+            let b = &mut *self.buffers;
+            norm(
+                self.kernels,
+                self.pool,
+                &b.attention[..m * query],
+                weight,
+                config.rms_eps,
+                &mut b.normed[..m * query],
+            );
+        } else {
+            self.buffers.normed[..m * query].copy_from_slice(&self.buffers.attention[..m * query]);
+        }
+        self.project_and_add(&layer.o, query, m);
+    }
+
+    /// hidden += down(act(gate(x)) * up(x)) with x the normed hidden state.
+    fn feed_forward(&mut self, index: usize, m: usize) {
+        let (model, config) = (self.model, &self.model.config);
+        let layer = &model.layers[index];
+        let ffn = config.feed_forward;
+        self.norm_hidden(&layer.ffn_norm, m);
+        let b = &mut *self.buffers;
+        Projection {
+            kernels: self.kernels,
+            mode: self.mode,
+            pool: self.pool,
+            packed: &mut b.packed,
+            transposed: &mut b.transposed,
+        }
+        .run(
+            &b.normed[..m * config.hidden],
+            m,
+            [(&layer.gate, &mut b.gate[..m * ffn]), (&layer.up, &mut b.up[..m * ffn])],
+        );
+        let multiply = match config.activation {
+            HiddenActivation::Silu => self.kernels.ops.silu_mul,
+            HiddenActivation::SquaredRelu => self.kernels.ops.relu2_mul,
+        };
+        let (gate, up) = (&mut b.gate[..m * ffn], &b.up[..m * ffn]);
+        let part = if m == 1 { ffn } else { ffn * m.div_ceil(self.pool.threads() * 2) };
+        // SAFETY: the kernel set was selected for this CPU.
+        self.pool
+            .for_each_chunk(gate, part, |i, gate| unsafe { multiply(gate, &up[i * part..][..gate.len()]) });
+        match &layer.ffn_sub_norm {
+            Some(weight) => {
+                norm(self.kernels, self.pool, gate, weight, config.rms_eps, &mut b.normed[..m * ffn])
+            }
+            None => b.normed[..m * ffn].copy_from_slice(gate),
+        }
+        self.project_and_add(&layer.down, ffn, m);
+    }
+
+    /// normed = rms_norm(hidden) * weight.
+    fn norm_hidden(&mut self, weight: &[f32], m: usize) {
+        let (config, b) = (&self.model.config, &mut *self.buffers);
+        let len = m * config.hidden;
+        norm(self.kernels, self.pool, &b.hidden[..len], weight, config.rms_eps, &mut b.normed[..len]);
+    }
+
+    /// hidden += linear(normed), where a row of `normed` has `columns` elements.
+    fn project_and_add(&mut self, linear: &Linear, columns: usize, m: usize) {
+        let b = &mut *self.buffers;
+        let len = m * self.model.config.hidden;
+        Projection {
+            kernels: self.kernels,
+            mode: self.mode,
+            pool: self.pool,
+            packed: &mut b.packed,
+            transposed: &mut b.transposed,
+        }
+        .run(&b.normed[..m * columns], m, [(linear, &mut b.projected[..len])]);
+        for (hidden, projected) in b.hidden[..len].iter_mut().zip(&b.projected[..len]) {
+            *hidden += projected;
+        }
+    }
+
+    /// Rotates queries and keys, and writes keys and values to the cache as half floats.
+    fn store_keys_and_values(&mut self, layer: usize, m: usize, position: usize) {
+        let (config, b) = (&self.model.config, &mut *self.buffers);
+        let (query, kv, pairing) = (config.query_dim(), config.kv_dim(), config.rope_pairing);
+        for t in 0..m {
+            let angles = &b.angles[t * config.rope_dim..][..config.rope_dim];
+            let heads = b.q[t * query..][..query].chunks_exact_mut(config.head_dim);
+            for head in heads.chain(b.k[t * kv..][..kv].chunks_exact_mut(config.head_dim)) {
+                rotate(self.kernels, pairing, &mut head[..config.rope_dim], angles);
+            }
+            let (keys, values) = b.kv_half.split_at_mut(kv);
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe {
+                (self.kernels.ops.f16_from_f32)(&b.k[t * kv..][..kv], keys);
+                (self.kernels.ops.f16_from_f32)(&b.v[t * kv..][..kv], values);
+            }
+            self.cache.store(layer, position + t, keys, values);
+        }
+    }
+
+    /// Causal attention of every query head of the chunk over its keys in the cache.
+    fn attend(&mut self, layer: usize, m: usize, position: usize) {
+        let (config, b, cache) = (&self.model.config, &mut *self.buffers, &*self.cache);
+        let (head_dim, heads) = (config.head_dim, config.heads);
+        let group = heads / config.kv_heads;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let (q, attend) = (&b.q, self.kernels.ops.attend);
+        self.pool.for_each_chunk(&mut b.attention[..m * heads * head_dim], head_dim, |i, out| {
+            let (t, head) = (i / heads, i % heads);
+            let positions = position + t + 1;
+            let mut args = Attend {
+                query: &q[i * head_dim..][..head_dim],
+                keys: cache.keys(layer, head / group, positions),
+                values: cache.values(layer, head / group, positions),
+                scale,
+                out,
+            };
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { attend(&mut args) }
+        });
+    }
+
+    /// Logits [count, vocab] of the rows `first..first + count` of the last chunk.
+    pub(super) fn head(self, first: usize, count: usize) -> &'a [f32] {
+        let (config, b) = (&self.model.config, self.buffers);
+        let hidden = &b.hidden[first * config.hidden..][..count * config.hidden];
+        let normed = &mut b.normed[..count * config.hidden];
+        norm(self.kernels, self.pool, hidden, &self.model.output_norm, config.rms_eps, normed);
+        let logits = &mut b.logits[..count * self.model.vocab_size()];
+        Projection {
+            kernels: self.kernels,
+            mode: self.mode,
+            pool: self.pool,
+            packed: &mut b.packed,
+            transposed: &mut b.logits_rows,
+        }
+        .run_matrices(normed, count, [(self.model.head(), &mut *logits)]);
+        logits
+    }
+}
+
+fn rotate(kernels: &KernelSet, pairing: RopePairing, head: &mut [f32], angles: &[f32]) {
+    let (cos, sin) = angles.split_at(angles.len() / 2);
+    let rope = match pairing {
+        RopePairing::Adjacent => kernels.ops.rope_adjacent,
+        RopePairing::Neox => kernels.ops.rope_neox,
+    };
+    // SAFETY: the kernel set was selected for this CPU.
+    unsafe { rope(head, cos, sin) }
+}
+
+/// RMS norm of every row of `x` [rows, weight.len()].
+fn norm(kernels: &KernelSet, pool: &mut ThreadPool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let n = weight.len();
+    pool.for_each_chunk(out, n, |row, out| {
+        // SAFETY: the kernel set was selected for this CPU.
+        unsafe { (kernels.ops.rms_norm)(&x[row * n..][..n], weight, eps, out) }
+    });
+}
+
+/// Matrix products of one packed input with several matrices, in one parallel region where they share the
+/// activation type.
+struct Projection<'a> {
+    kernels: &'a KernelSet,
+    mode: ActivationQuant,
+    pool: &'a mut ThreadPool,
+    packed: &'a mut [u8],
+    transposed: &'a mut [f32],
+}
+
+impl Projection<'_> {
+    /// `out[i] = x * linear[i]^T * scale[i]`; x is [m, columns], out[i] [m, rows of linear i].
+    fn run<const N: usize>(&mut self, x: &[f32], m: usize, jobs: [(&Linear, &mut [f32]); N]) {
+        let scales = jobs.each_ref().map(|(linear, _)| linear.scale);
+        let mut jobs = jobs.map(|(linear, out)| (&linear.matrix, out));
+        self.run_matrices(x, m, jobs.each_mut().map(|(matrix, out)| (*matrix, &mut **out)));
+        for ((_, out), scale) in jobs.iter_mut().zip(scales) {
+            if let Some(scale) = scale {
+                out.iter_mut().for_each(|value| *value *= scale);
+            }
+        }
+    }
+
+    fn run_matrices<const N: usize>(&mut self, x: &[f32], m: usize, jobs: [(&Matrix, &mut [f32]); N]) {
+        let activation = |ty: TensorType| ActivationType::for_weight(ty, self.mode);
+        let first = activation(jobs[0].0.ty);
+        if jobs.iter().all(|(matrix, _)| activation(matrix.ty) == first) {
+            self.multiply(x, m, first, jobs);
+        } else {
+            for (matrix, out) in jobs {
+                self.multiply(x, m, ActivationType::for_weight(matrix.ty, self.mode), [(matrix, out)]);
+            }
+        }
+    }
+
+    fn multiply<const N: usize>(
+        &mut self,
+        x: &[f32],
+        m: usize,
+        activation: ActivationType,
+        jobs: [(&Matrix, &mut [f32]); N],
+    ) {
+        let k = jobs[0].0.columns;
+        let activation_bytes = activation.row_bytes(k);
+        let packed = &mut self.packed[..m * activation_bytes];
+        let pack = self.kernels.quantize(activation).run;
+        self.pool.for_each_chunk(packed, activation_bytes, |row, packed| {
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { pack(&x[row * k..][..k], packed) }
+        });
+        let packed = &*packed;
+        let threads = self.pool.threads();
+        let plans = jobs.each_ref().map(|(matrix, _)| {
+            let kernel = self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair");
+            (*matrix, matrix.bytes(), kernel.run, rows_per_chunk(matrix.rows, threads))
+        });
+        let compute = |job: usize, index: usize, out: &mut [f32]| {
+            let (matrix, bytes, run, rows) = plans[job];
+            let weights = &bytes[index * rows * matrix.row_bytes..][..out.len() / m * matrix.row_bytes];
+            let mut tile = Tile {
+                k,
+                weights,
+                row_bytes: matrix.row_bytes,
+                activations: packed,
+                activation_bytes,
+                tensor_scale: matrix.tensor_scale,
+                out,
+            };
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { run(&mut tile) }
+        };
+        if m == 1 {
+            let mut number = 0;
+            let outs = jobs.map(|(_, out)| {
+                number += 1;
+                (out, plans[number - 1].3)
+            });
+            return self.pool.for_each_chunk_of(outs, compute);
+        }
+        // A tile is [rows, m]: computed side by side in `transposed`, then turned to [m, rows].
+        let mut rest = &mut *self.transposed;
+        let mut number = 0;
+        let tiles = jobs.each_ref().map(|(matrix, _)| {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(matrix.rows * m);
+            rest = tail;
+            number += 1;
+            (head, plans[number - 1].3 * m)
+        });
+        self.pool.for_each_chunk_of(tiles, compute);
+        let mut rest = &*self.transposed;
+        for (matrix, out) in jobs {
+            let (tile, tail) = rest.split_at(matrix.rows * m);
+            rest = tail;
+            self.pool.for_each_chunk(out, matrix.rows, |t, out| {
+                for (out, values) in out.iter_mut().zip(tile.chunks_exact(m)) {
+                    *out = values[t];
+                }
+            });
+        }
+    }
+}
+
+/// Rows of a matrix that one thread takes at a time: enough chunks to balance, few enough to be cheap.
+fn rows_per_chunk(rows: usize, threads: usize) -> usize {
+    rows.div_ceil(threads * 8).clamp(8, 256)
+}

@@ -1,0 +1,201 @@
+//! Model configuration from GGUF metadata: every number the forward pass needs, checked, none invented.
+//!
+//! In: the metadata of a file. Out: a [`ModelConfig`]. Keys and their meaning follow llama.cpp's GGUF
+//! conventions; the graphs of `bitnet` and `bitnet-b1.58` follow the BitNet b1.58 papers.
+
+use crate::gguf::Gguf;
+use crate::{Error, Result};
+
+/// Model families by their graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama: adjacent-pair RoPE, SiLU, no sub-norms.
+    Llama,
+    /// BitNet b1.58 (0.7B, 3.3B): NeoX RoPE, sub-norms, SiLU.
+    Bitnet,
+    /// BitNet b1.58 2B-4T, also named `bitnet-25`: as `Bitnet` with squared ReLU.
+    BitnetB158,
+}
+
+impl Architecture {
+    const NAMES: [(&str, Architecture); 4] = [
+        ("llama", Architecture::Llama),
+        ("bitnet", Architecture::Bitnet),
+        ("bitnet-b1.58", Architecture::BitnetB158),
+        ("bitnet-25", Architecture::BitnetB158),
+    ];
+
+    pub const fn has_sub_norms(self) -> bool {
+        !matches!(self, Architecture::Llama)
+    }
+
+    const fn default_activation(self) -> HiddenActivation {
+        match self {
+            Architecture::BitnetB158 => HiddenActivation::SquaredRelu,
+            Architecture::Llama | Architecture::Bitnet => HiddenActivation::Silu,
+        }
+    }
+}
+
+/// The function on the gate of the feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HiddenActivation {
+    Silu,
+    SquaredRelu,
+}
+
+/// Which two elements of a head RoPE rotates together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopePairing {
+    /// (2i, 2i + 1).
+    Adjacent,
+    /// (i, i + n/2).
+    Neox,
+}
+
+/// The shape and constants of a model. Lengths are in elements.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    pub architecture: Architecture,
+    /// The name in the file, also the prefix of its keys.
+    pub architecture_name: String,
+    pub layers: usize,
+    pub hidden: usize,
+    pub feed_forward: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Leading elements of a head that are rotated.
+    pub rope_dim: usize,
+    pub rope_base: f32,
+    /// Positions are multiplied by this (1 / the linear scaling factor).
+    pub rope_scale: f32,
+    pub rope_pairing: RopePairing,
+    pub rms_eps: f32,
+    pub activation: HiddenActivation,
+    /// Positions the model was trained for.
+    pub context_length: usize,
+}
+
+impl ModelConfig {
+    /// # Errors
+    /// An unknown architecture, a missing key, or numbers that do not fit together.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let name = gguf.str("general.architecture")?;
+        let Some((_, architecture)) = Architecture::NAMES.into_iter().find(|(known, _)| *known == name)
+        else {
+            let known = Architecture::NAMES.map(|(known, _)| known).join(", ");
+            return Err(Error::unsupported(
+                gguf.path(),
+                format!("general.architecture is '{name}'"),
+                format!("this runtime runs {known}"),
+            ));
+        };
+        let key = |suffix: &str| format!("{name}.{suffix}");
+        let number = |suffix: &str| gguf.u32(&key(suffix)).map(|value| value as usize);
+        let optional = |suffix: &str| Ok::<_, Error>(gguf.opt_u32(&key(suffix))?.map(|value| value as usize));
+        let (hidden, heads) = (number("embedding_length")?, number("attention.head_count")?);
+        let kv_heads = optional("attention.head_count_kv")?.unwrap_or(heads);
+        let head_dim = match optional("attention.key_length")? {
+            Some(length) => length,
+            None => hidden.checked_div(heads).unwrap_or(0),
+        };
+        let config = ModelConfig {
+            architecture,
+            architecture_name: name.to_owned(),
+            layers: number("block_count")?,
+            hidden,
+            feed_forward: number("feed_forward_length")?,
+            heads,
+            kv_heads,
+            head_dim,
+            rope_dim: optional("rope.dimension_count")?.unwrap_or(head_dim),
+            rope_base: gguf.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+            rope_scale: rope_scale(gguf, &key("rope.scaling"), &key("rope.scale_linear"))?,
+            rope_pairing: match architecture {
+                Architecture::Llama => RopePairing::Adjacent,
+                Architecture::Bitnet | Architecture::BitnetB158 => RopePairing::Neox,
+            },
+            rms_eps: gguf.f32(&key("attention.layer_norm_rms_epsilon"))?,
+            activation: hidden_activation(gguf, &key("hidden_activation"))?
+                .unwrap_or(architecture.default_activation()),
+            context_length: number("context_length")?,
+        };
+        config.check(gguf)?;
+        Ok(config)
+    }
+
+    /// Elements of one token's keys (or values) in one layer.
+    pub fn kv_dim(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Elements of one token's queries.
+    pub fn query_dim(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn check(&self, gguf: &Gguf) -> Result<()> {
+        let problem = if [self.layers, self.hidden, self.feed_forward, self.heads, self.context_length]
+            .contains(&0)
+        {
+            "a layer count, width, head count or context length is 0".to_owned()
+        } else if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            format!("{} query heads do not divide among {} key/value heads", self.heads, self.kv_heads)
+        } else if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            format!("the head dimension is {}, not a positive even number", self.head_dim)
+        } else if self.rope_dim == 0 || !self.rope_dim.is_multiple_of(2) || self.rope_dim > self.head_dim {
+            format!("rope.dimension_count is {}, the head dimension {}", self.rope_dim, self.head_dim)
+        } else if !(self.rms_eps > 0.0 && self.rms_eps.is_finite()) {
+            format!("attention.layer_norm_rms_epsilon is {}", self.rms_eps)
+        } else if !(self.rope_base > 0.0 && self.rope_base.is_finite()) {
+            format!("rope.freq_base is {}", self.rope_base)
+        } else {
+            return Ok(());
+        };
+        Err(Error::unsupported(gguf.path(), problem, "the metadata is wrong: convert the model again"))
+    }
+}
+
+/// `none` and `linear` scaling; others change attention in ways this runtime does not have.
+fn rope_scale(gguf: &Gguf, scaling: &str, legacy: &str) -> Result<f32> {
+    let kind = gguf.opt_str(&format!("{scaling}.type"))?.unwrap_or(match gguf.get(legacy) {
+        Some(_) => "linear",
+        None => "none",
+    });
+    let factor = match kind {
+        "none" => return Ok(1.0),
+        "linear" => match gguf.opt_f32(&format!("{scaling}.factor"))? {
+            Some(factor) => factor,
+            None => gguf.f32(legacy)?,
+        },
+        other => {
+            return Err(Error::unsupported(
+                gguf.path(),
+                format!("{scaling}.type is '{other}'"),
+                "this runtime scales RoPE by none, linear, or a rope_freqs.weight tensor",
+            ));
+        }
+    };
+    if factor > 0.0 && factor.is_finite() {
+        Ok(1.0 / factor)
+    } else {
+        let what = format!("the linear RoPE scaling factor is {factor}");
+        Err(Error::unsupported(gguf.path(), what, "it must be a positive number"))
+    }
+}
+
+fn hidden_activation(gguf: &Gguf, key: &str) -> Result<Option<HiddenActivation>> {
+    match gguf.opt_str(key)? {
+        None => Ok(None),
+        Some("silu" | "swish") => Ok(Some(HiddenActivation::Silu)),
+        Some("relu2" | "relu_squared" | "squared_relu" | "relu_sqr") => {
+            Ok(Some(HiddenActivation::SquaredRelu))
+        }
+        Some(other) => Err(Error::unsupported(
+            gguf.path(),
+            format!("{key} is '{other}'"),
+            "this runtime has silu and relu2",
+        )),
+    }
+}

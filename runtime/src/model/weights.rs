@@ -1,0 +1,215 @@
+//! Named tensors of a model: lookup, shape checks, and conversion to the layouts kernels take.
+
+use super::ModelConfig;
+use crate::gguf::{Gguf, TensorView};
+use crate::quant::{self, I2sLayout};
+use crate::tensor::TensorType;
+use crate::{Error, Result};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A packed matrix [rows, columns]; columns are contiguous.
+pub struct Matrix {
+    pub name: String,
+    pub ty: TensorType,
+    pub rows: usize,
+    pub columns: usize,
+    pub row_bytes: usize,
+    /// Scale of the whole tensor (I2_S), else 1.
+    pub tensor_scale: f32,
+    data: Data,
+}
+
+enum Data {
+    File(Arc<Gguf>, Range<usize>),
+    Converted(Vec<u8>),
+}
+
+impl Matrix {
+    /// The packed rows, without a trailer.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::File(gguf, range) => &gguf.bytes()[range.clone()],
+            Data::Converted(bytes) => bytes,
+        }
+    }
+
+    /// Writes row `index` as f32 into `out` [columns].
+    pub fn dequantize_row(&self, index: usize, out: &mut [f32]) {
+        let row = &self.bytes()[index * self.row_bytes..][..self.row_bytes];
+        quant::dequantize_row(self.ty, row, self.tensor_scale, out)
+            .expect("codes were checked when the model was loaded");
+    }
+}
+
+/// A matrix with the optional separate `.scale` that some `bitnet` files carry.
+pub struct Linear {
+    pub matrix: Matrix,
+    pub scale: Option<f32>,
+}
+
+/// One transformer block. Shapes are [out, in].
+pub struct Layer {
+    pub attn_norm: Vec<f32>,
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub attn_sub_norm: Option<Vec<f32>>,
+    pub o: Linear,
+    pub ffn_norm: Vec<f32>,
+    pub gate: Linear,
+    pub up: Linear,
+    pub ffn_sub_norm: Option<Vec<f32>>,
+    pub down: Linear,
+}
+
+impl Layer {
+    pub(super) fn read(reader: &mut Reader<'_>, config: &ModelConfig, index: usize) -> Result<Self> {
+        let name = |suffix: &str| format!("blk.{index}.{suffix}");
+        let (hidden, ffn, query) = (config.hidden, config.feed_forward, config.query_dim());
+        let sub_norms = config.architecture.has_sub_norms();
+        Ok(Layer {
+            attn_norm: reader.vector(&name("attn_norm.weight"), hidden)?,
+            q: reader.linear(&name("attn_q"), query, hidden)?,
+            k: reader.linear(&name("attn_k"), config.kv_dim(), hidden)?,
+            v: reader.linear(&name("attn_v"), config.kv_dim(), hidden)?,
+            attn_sub_norm: if sub_norms {
+                Some(reader.vector(&name("attn_sub_norm.weight"), query)?)
+            } else {
+                None
+            },
+            o: reader.linear(&name("attn_output"), hidden, query)?,
+            ffn_norm: reader.vector(&name("ffn_norm.weight"), hidden)?,
+            gate: reader.linear(&name("ffn_gate"), ffn, hidden)?,
+            up: reader.linear(&name("ffn_up"), ffn, hidden)?,
+            ffn_sub_norm: if sub_norms {
+                Some(reader.vector(&name("ffn_sub_norm.weight"), ffn)?)
+            } else {
+                None
+            },
+            down: reader.linear(&name("ffn_down"), hidden, ffn)?,
+        })
+    }
+}
+
+/// Takes tensors out of a file by name and remembers which were taken.
+pub(super) struct Reader<'a> {
+    gguf: &'a Arc<Gguf>,
+    layout: I2sLayout,
+    unread: BTreeSet<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(gguf: &'a Arc<Gguf>, layout: I2sLayout) -> Self {
+        let unread = gguf.tensors().map(|tensor| tensor.name.to_owned()).collect();
+        Reader { gguf, layout, unread }
+    }
+
+    /// Names of tensors that nothing has asked for.
+    pub(super) fn unread(self) -> Vec<String> {
+        self.unread.into_iter().collect()
+    }
+
+    /// The token embedding [vocab, hidden]: the one matrix whose row count the file decides.
+    pub(super) fn embedding(&mut self, hidden: usize) -> Result<Matrix> {
+        let name = "token_embd.weight";
+        let rows = self.gguf.tensor(name)?.dims.get(1).copied().unwrap_or(1);
+        self.matrix(name, usize::try_from(rows).unwrap_or(usize::MAX), hidden)
+    }
+
+    pub(super) fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+        let matrix = self.matrix(&format!("{name}.weight"), rows, columns)?;
+        let scale = self.optional_vector(&format!("{name}.scale"), 1)?.map(|scale| scale[0]);
+        Ok(Linear { matrix, scale })
+    }
+
+    pub(super) fn optional_matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Option<Matrix>> {
+        if self.unread.contains(name) { self.matrix(name, rows, columns).map(Some) } else { Ok(None) }
+    }
+
+    pub(super) fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        if self.unread.contains(name) { self.vector(name, len).map(Some) } else { Ok(None) }
+    }
+
+    /// A one-dimensional tensor as f32.
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let view = self.take(name, &[len])?;
+        if !matches!(view.ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
+            let what = format!("tensor '{name}' has type {}", view.ty);
+            return Err(Error::malformed(
+                self.gguf.path(),
+                view.offset,
+                what,
+                "vectors must be F32, F16 or BF16",
+            ));
+        }
+        let mut values = vec![0.0; len];
+        quant::dequantize_row(view.ty, view.bytes, 1.0, &mut values)
+            .expect("float types have no invalid codes");
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let what = format!("element {index} of tensor '{name}' is {}", values[index]);
+            return Err(Error::malformed(
+                self.gguf.path(),
+                view.offset,
+                what,
+                "fetch or convert the model again",
+            ));
+        }
+        Ok(values)
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        let view = self.take(name, &[columns, rows])?;
+        let (ty, offset) = (view.ty, view.offset);
+        let row_bytes = ty.row_bytes(columns as u64).map_or(0, |bytes| bytes as usize);
+        let (packed, trailer) = view.bytes.split_at(rows * row_bytes);
+        let mut tensor_scale = 1.0;
+        let start = offset as usize;
+        let mut data = Data::File(Arc::clone(self.gguf), start..start + packed.len());
+        if ty == TensorType::I2S {
+            tensor_scale = f32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]);
+            if !tensor_scale.is_finite() {
+                let what = format!("the scale of tensor '{name}' is {tensor_scale}");
+                let at = offset + packed.len() as u64;
+                return Err(Error::malformed(self.gguf.path(), at, what, "fetch or convert the model again"));
+            }
+            if let Some(byte) = quant::find_invalid_i2s_code(packed) {
+                return Err(Error::malformed(
+                    self.gguf.path(),
+                    offset + byte as u64,
+                    format!("tensor '{name}' has the code 3, which stands for no ternary weight"),
+                    "fetch or convert the model again",
+                ));
+            }
+            if self.layout != I2sLayout::X86 {
+                data = Data::Converted(quant::i2s_to_x86(packed, self.layout, columns));
+            }
+        }
+        Ok(Matrix { name: name.to_owned(), ty, rows, columns, row_bytes, tensor_scale, data })
+    }
+
+    /// The tensor `name`, which must have exactly these dimensions (dimension 0 first).
+    fn take(&mut self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
+        let view = self.gguf.tensor(name)?;
+        self.unread.remove(name);
+        let same =
+            view.dims.iter().map(|dim| usize::try_from(*dim).ok()).eq(dims.iter().map(|dim| Some(*dim)));
+        if !same {
+            let what =
+                format!("tensor '{name}' has shape {:?} where the metadata asks for {dims:?}", view.dims);
+            return Err(Error::malformed(
+                self.gguf.path(),
+                view.offset,
+                what,
+                "the file is inconsistent: convert the model again",
+            ));
+        }
+        Ok(view)
+    }
+}

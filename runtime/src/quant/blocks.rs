@@ -1,0 +1,229 @@
+//! Block structs of the packed formats, exactly as they lie in a file, and checked casts from bytes.
+//!
+//! In: byte slices whose length is a whole number of blocks. Out: slices of blocks, without a copy.
+//! Every field is made of bytes, so a block has alignment 1 and any bit pattern is a value: multi-byte
+//! numbers are little endian and read through [`F16`] or `from_le_bytes`. Source: ggml's block structs.
+//! Deliberately absent: what the numbers mean (see [`super::decode`] and [`super::encode`]).
+
+use half::f16;
+
+/// A type that bytes may be viewed as.
+///
+/// # Safety
+/// The type must be `repr(C)` or `repr(transparent)` over byte-sized fields only: alignment 1, no padding,
+/// every bit pattern valid.
+pub unsafe trait Block: Copy {}
+
+/// The blocks in `bytes`. Panics unless `bytes` is a whole number of them.
+#[inline]
+pub fn blocks<B: Block>(bytes: &[u8]) -> &[B] {
+    const { assert!(align_of::<B>() == 1 && size_of::<B>() > 0) };
+    assert!(bytes.len().is_multiple_of(size_of::<B>()), "{} bytes are not whole blocks", bytes.len());
+    // SAFETY: `Block` types have alignment 1 and accept any bytes; the length covers `bytes` exactly.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<B>()) }
+}
+
+/// The blocks in `bytes`, for writing. Panics unless `bytes` is a whole number of them.
+#[inline]
+pub fn blocks_mut<B: Block>(bytes: &mut [u8]) -> &mut [B] {
+    const { assert!(align_of::<B>() == 1 && size_of::<B>() > 0) };
+    assert!(bytes.len().is_multiple_of(size_of::<B>()), "{} bytes are not whole blocks", bytes.len());
+    // SAFETY: as in `blocks`; the borrow is exclusive, and `Block` types have no padding to expose.
+    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<B>()) }
+}
+
+/// A little-endian IEEE half float in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct F16(pub [u8; 2]);
+
+impl F16 {
+    #[inline]
+    pub fn get(self) -> f32 {
+        f16::from_le_bytes(self.0).to_f32()
+    }
+
+    /// Rounds to nearest, ties to even.
+    #[inline]
+    pub fn new(value: f32) -> Self {
+        F16(f16::from_f32(value).to_le_bytes())
+    }
+}
+
+/// 32 weights `d * (q - 8)`; byte j holds elements j (low nibble) and j + 16.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ4_0 {
+    pub d: F16,
+    pub qs: [u8; 16],
+}
+
+/// 32 weights `d * q + m`; nibbles as in [`BlockQ4_0`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ4_1 {
+    pub d: F16,
+    pub m: F16,
+    pub qs: [u8; 16],
+}
+
+/// 32 values `d * q`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ8_0 {
+    pub d: F16,
+    pub qs: [i8; 32],
+}
+
+/// 32 activations `d * q`, with `s = d * (sum of q)`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ8_1 {
+    pub d: F16,
+    pub s: F16,
+    pub qs: [i8; 32],
+}
+
+/// 256 weights in eight groups of 32, `d * scale * q - dmin * min`; scales and mins are 6 bits each, packed
+/// in 12 bytes (see [`BlockQ4K::scales_and_mins`]); each 32 bytes of `qs` hold two groups in their nibbles.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ4K {
+    pub d: F16,
+    pub dmin: F16,
+    pub scales: [u8; 12],
+    pub qs: [u8; 128],
+}
+
+/// 256 weights in sixteen groups of 16, `d * scale * (q - 32)`; q is 6 bits, four low (`ql`), two high (`qh`).
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ6K {
+    pub ql: [u8; 128],
+    pub qh: [u8; 64],
+    pub scales: [i8; 16],
+    pub d: F16,
+}
+
+/// 256 ternary weights, five trits a byte in `qs`, four in `qh`, each byte a fraction of 256 in base 3.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockTQ1_0 {
+    pub qs: [u8; 48],
+    pub qh: [u8; 4],
+    pub d: F16,
+}
+
+/// 256 ternary weights as 2-bit codes; byte j of a 32-byte half holds elements j, j+32, j+64, j+96 of its
+/// 128, low bits first.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockTQ2_0 {
+    pub qs: [u8; 64],
+    pub d: F16,
+}
+
+/// 256 activations `d * q` (d is an f32), with the sums of each 16 quants (i16).
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ8K {
+    pub d: [u8; 4],
+    pub qs: [i8; 256],
+    pub bsums: [[u8; 2]; 16],
+}
+
+/// 128 ternary weights of I2_S in the x86 layout: byte p holds elements p, p+32, p+64, p+96, high bits first.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct BlockI2S(pub [u8; 32]);
+
+macro_rules! byte_blocks {
+    ($($ty:ty = $size:literal),* $(,)?) => {$(
+        const _: () = assert!(size_of::<$ty>() == $size && align_of::<$ty>() == 1);
+        // SAFETY: `repr(C)` or `repr(transparent)` over bytes; the size above shows that nothing is padded.
+        unsafe impl Block for $ty {}
+    )*};
+}
+
+byte_blocks! {
+    F16 = 2, BlockQ4_0 = 18, BlockQ4_1 = 20, BlockQ8_0 = 34, BlockQ8_1 = 36, BlockQ4K = 144,
+    BlockQ6K = 210, BlockTQ1_0 = 54, BlockTQ2_0 = 66, BlockQ8K = 292, BlockI2S = 32,
+    [i8; 1] = 1, [i8; 32] = 32, [i8; 128] = 128, [i8; 256] = 256,
+    [u8; 2] = 2, [u8; 4] = 4, [u8; 64] = 64, [u8; 128] = 128,
+}
+
+impl BlockQ4K {
+    /// The eight scales and eight mins (0..=63). Groups 0 to 3 lie in the low 6 bits of bytes 0..4 (scales)
+    /// and 4..8 (mins); groups 4 to 7 have their low four bits in bytes 8..12 and their high two bits on top
+    /// of bytes 0..4 (scales) and 4..8 (mins).
+    #[inline]
+    pub fn scales_and_mins(&self) -> ([u8; 8], [u8; 8]) {
+        let s = &self.scales;
+        let low = |i: usize| s[i] & 63;
+        let scale = |g: usize| if g < 4 { low(g) } else { s[g + 4] & 15 | s[g - 4] >> 6 << 4 };
+        let min = |g: usize| if g < 4 { low(g + 4) } else { s[g + 4] >> 4 | s[g] >> 6 << 4 };
+        (std::array::from_fn(scale), std::array::from_fn(min))
+    }
+
+    /// Stores scales and mins (0..=63).
+    pub fn set_scales_and_mins(&mut self, scales: [u8; 8], mins: [u8; 8]) {
+        for g in 0..4 {
+            self.scales[g] = scales[g] | scales[g + 4] >> 4 << 6;
+            self.scales[g + 4] = mins[g] | mins[g + 4] >> 4 << 6;
+            self.scales[g + 8] = scales[g + 4] & 15 | (mins[g + 4] & 15) << 4;
+        }
+    }
+
+    /// The quants (0..=15) of group pair `p` (0..4): elements 64p..64p+32 and 64p+32..64p+64.
+    #[inline]
+    pub fn quant(&self, element: usize) -> u8 {
+        let byte = self.qs[element / 64 * 32 + element % 32];
+        if element % 64 < 32 { byte & 15 } else { byte >> 4 }
+    }
+}
+
+impl BlockQ6K {
+    /// The quant (0..=63) of an element: in each half of 128, element e lies in `ql` byte e % 64 (low nibble for
+    /// e < 64) and in `qh` byte e % 32 at bits 2 * (e / 32).
+    #[inline]
+    pub fn quant(&self, element: usize) -> u8 {
+        let (half, e) = (element / 128, element % 128);
+        let low = self.ql[half * 64 + e % 64] >> (e / 64 * 4) & 15;
+        low | (self.qh[half * 32 + e % 32] >> (e / 32 * 2) & 3) << 4
+    }
+}
+
+impl BlockQ8K {
+    #[inline]
+    pub fn d(&self) -> f32 {
+        f32::from_le_bytes(self.d)
+    }
+
+    /// Sum of the 16 quants of group `g`.
+    #[inline]
+    pub fn bsum(&self, g: usize) -> i32 {
+        i16::from_le_bytes(self.bsums[g]).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn q4k_scales_round_trip(scales: [u8; 8], mins: [u8; 8]) {
+            let (scales, mins) = (scales.map(|s| s & 63), mins.map(|m| m & 63));
+            let mut block = BlockQ4K { d: F16::default(), dmin: F16::default(), scales: [0; 12], qs: [0; 128] };
+            block.set_scales_and_mins(scales, mins);
+            prop_assert_eq!(block.scales_and_mins(), (scales, mins));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not whole blocks")]
+    fn a_partial_block_is_refused() {
+        blocks::<BlockQ4_0>(&[0; 19]);
+    }
+}

@@ -1,0 +1,77 @@
+//! Packed rows to f32.
+//!
+//! In: the bytes of one row (or of several rows on end). Out: one f32 per weight, with the same single
+//! operations, in the same order, as ggml's `dequantize_row_*`, hence equal bit for bit.
+
+use super::blocks::*;
+use super::{InvalidCode, i2s, tq1_codes, tq2_codes};
+use crate::tensor::TensorType;
+use half::{bf16, f16};
+
+/// Decodes `bytes` into `out`.
+///
+/// `tensor_scale` is the scale of an I2_S tensor (see [`i2s::scale`]; the bytes are in the x86 layout) and
+/// not used for other types. Errors: an I2_S code 3. Panics unless `bytes` holds exactly `out.len()` weights.
+pub fn dequantize_row(
+    ty: TensorType,
+    bytes: &[u8],
+    tensor_scale: f32,
+    out: &mut [f32],
+) -> Result<(), InvalidCode> {
+    assert_eq!(ty.row_bytes(out.len() as u64), Some(bytes.len() as u64), "{ty} row of {} weights", out.len());
+    match ty {
+        TensorType::F32 => each(bytes, out, |b: &[u8; 4]| [f32::from_le_bytes(*b)]),
+        TensorType::F16 => each(bytes, out, |b: &[u8; 2]| [f16::from_le_bytes(*b).to_f32()]),
+        TensorType::BF16 => each(bytes, out, |b: &[u8; 2]| [bf16::from_le_bytes(*b).to_f32()]),
+        TensorType::Q4_0 => each(bytes, out, |b: &BlockQ4_0| {
+            let d = b.d.get();
+            nibbles(&b.qs).map(|q| (i32::from(q) - 8) as f32 * d)
+        }),
+        TensorType::Q4_1 => each(bytes, out, |b: &BlockQ4_1| {
+            let (d, m) = (b.d.get(), b.m.get());
+            nibbles(&b.qs).map(|q| f32::from(q) * d + m)
+        }),
+        TensorType::Q8_0 => each(bytes, out, |b: &BlockQ8_0| {
+            let d = b.d.get();
+            b.qs.map(|q| f32::from(q) * d)
+        }),
+        TensorType::Q4K => each(bytes, out, |b: &BlockQ4K| {
+            let ((scales, mins), d, dmin) = (b.scales_and_mins(), b.d.get(), b.dmin.get());
+            let scales = scales.map(|scale| d * f32::from(scale));
+            let mins = mins.map(|min| dmin * f32::from(min));
+            std::array::from_fn::<_, 256, _>(|e| scales[e / 32] * f32::from(b.quant(e)) - mins[e / 32])
+        }),
+        TensorType::Q6K => each(bytes, out, |b: &BlockQ6K| {
+            let d = b.d.get();
+            let scales = b.scales.map(|scale| d * f32::from(scale));
+            std::array::from_fn::<_, 256, _>(|e| scales[e / 16] * (i32::from(b.quant(e)) - 32) as f32)
+        }),
+        TensorType::TQ1_0 => each(bytes, out, |b: &BlockTQ1_0| {
+            let d = b.d.get();
+            tq1_codes(b).map(|code| f32::from(code) * d)
+        }),
+        TensorType::TQ2_0 => each(bytes, out, |b: &BlockTQ2_0| {
+            let d = b.d.get();
+            tq2_codes(b).map(|code| f32::from(code) * d)
+        }),
+        TensorType::I2S => {
+            i2s::validate(bytes)?;
+            each(bytes, out, |b: &BlockI2S| {
+                i2s::unpack_group(&b.0).map(|code| f32::from(code) * tensor_scale)
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Decodes block after block.
+fn each<B: Block, const W: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn(&B) -> [f32; W]) {
+    for (block, out) in blocks::<B>(bytes).iter().zip(out.as_chunks_mut::<W>().0) {
+        *out = decode(block);
+    }
+}
+
+/// The 32 nibbles of a Q4_0 or Q4_1 block in element order.
+pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
+    std::array::from_fn(|e| qs[e % 16] >> (e / 16 * 4) & 15)
+}

@@ -1,0 +1,99 @@
+//! The searches for scales inside K-quant groups.
+//!
+//! In: one group of weights. Out: its scale (and minimum) and quants. Each search rounds under a series of
+//! trial scales, solves the weighted least-squares problem for the best scale given those quants, and keeps
+//! the best. Source: ggml `make_qkx2_quants` and `make_qx_quants`; the order of every f32 operation
+//! matters, since files must be equal byte for byte. Deliberately absent: importance matrices.
+
+use super::nearest_int;
+
+/// Groups whose largest magnitude is below this are zero.
+pub(super) const GROUP_MAX_EPS: f32 = 1e-15;
+
+/// Finds (scale, min) with x ≈ scale * q - min, q in 0..=15, min >= 0, that minimise the error weighted by
+/// `weights`; 21 trial scales around the range of x (Q4_K's parameters). `quants` gets q.
+pub(super) fn scale_and_min(x: &[f32; 32], weights: &[f32; 32], quants: &mut [u8; 32]) -> (f32, f32) {
+    const MAX: f32 = 15.0;
+    let (mut min, mut max, mut sum_w, mut sum_x) = (x[0], x[0], weights[0], weights[0] * x[0]);
+    for (v, w) in x.iter().zip(weights).skip(1) {
+        min = if *v < min { *v } else { min };
+        max = if *v > max { *v } else { max };
+        sum_w += w;
+        sum_x += w * v;
+    }
+    min = if min > 0.0 { 0.0 } else { min };
+    if max == min {
+        *quants = [0; 32];
+        return (0.0, -min);
+    }
+    let round = |iscale: f32, min: f32| x.map(|v| nearest_int(iscale * (v - min)).clamp(0, 15) as u8);
+    let error = |scale: f32, min: f32, quants: &[u8; 32]| {
+        let terms = x.iter().zip(weights).zip(quants);
+        terms.fold(0.0f32, |error, ((v, w), q)| {
+            let diff = scale * f32::from(*q) + min - v;
+            error + w * (diff * diff)
+        })
+    };
+    let iscale = MAX / (max - min);
+    let mut scale = 1.0 / iscale;
+    *quants = round(iscale, min);
+    let mut best = error(scale, min, quants);
+    // The trials keep rounding from the current best minimum, as the reference does.
+    for step in 0..=20 {
+        let iscale = (-1.0 + 0.1 * step as f32 + MAX) / (max - min);
+        let trial = round(iscale, min);
+        let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0f32, 0.0f32, 0.0f32);
+        for ((v, w), q) in x.iter().zip(weights).zip(trial) {
+            let l = f32::from(q);
+            sum_l += w * l;
+            sum_l2 += w * l * l;
+            sum_xl += w * l * v;
+        }
+        let determinant = sum_w * sum_l2 - sum_l * sum_l;
+        if determinant > 0.0 {
+            let mut trial_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
+            let mut trial_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
+            if trial_min > 0.0 {
+                trial_min = 0.0;
+                trial_scale = sum_xl / sum_l2;
+            }
+            let trial_error = error(trial_scale, trial_min, &trial);
+            if trial_error < best {
+                (*quants, best, scale, min) = (trial, trial_error, trial_scale, trial_min);
+            }
+        }
+    }
+    (scale, -min)
+}
+
+/// Finds the scale with x ≈ scale * (q - HALF), q in 0..2 * HALF, that minimises the error weighted by x².
+/// The entry of largest magnitude starts at -HALF; 18 more trials vary that by up to 0.9. `quants` gets q.
+pub(super) fn signed_scale<const N: usize, const HALF: i32>(x: &[f32; N], quants: &mut [u8; N]) -> f32 {
+    let max = x.iter().fold(0.0f32, |max, v| if v.abs() > max.abs() { *v } else { max });
+    if max.abs() < GROUP_MAX_EPS {
+        *quants = [0; N];
+        return 0.0;
+    }
+    let round = |iscale: f32| x.map(|v| nearest_int(iscale * v).clamp(-HALF, HALF - 1));
+    let sums = |trial: &[i32; N]| {
+        x.iter().zip(trial).fold((0.0f32, 0.0f32), |(lx, l2), (v, l)| {
+            let (w, l) = (v * v, *l as f32);
+            (lx + w * v * l, l2 + w * l * l)
+        })
+    };
+    let mut kept = round(-HALF as f32 / max);
+    let (sum_lx, sum_l2) = sums(&kept);
+    let mut scale = if sum_l2 != 0.0 { sum_lx / sum_l2 } else { 0.0 };
+    let mut best = scale * sum_lx;
+    for step in (-9..=9).filter(|step| *step != 0) {
+        let trial = round(-(HALF as f32 + 0.1 * step as f32) / max);
+        let (sum_lx, sum_l2) = sums(&trial);
+        if sum_l2 > 0.0 && sum_lx * sum_lx > best * sum_l2 {
+            kept = trial;
+            scale = sum_lx / sum_l2;
+            best = scale * sum_lx;
+        }
+    }
+    *quants = kept.map(|l| (l + HALF) as u8);
+    scale
+}
