@@ -214,6 +214,9 @@ pub struct RunArgs {
     /// End at this token id; may be given more than once
     #[arg(long, value_name = "ID")]
     pub stop_token: Vec<u32>,
+    /// Go on past the model's own end of sequence
+    #[arg(long)]
+    pub ignore_eos: bool,
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub json: bool,

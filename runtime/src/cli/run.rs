@@ -5,7 +5,9 @@ use super::ctx::Ctx;
 use super::json::{RunOutput, RunTimings};
 use super::{settings, summary};
 use crate::engine::Engine;
-use crate::generate::{self, FinishReason, Generation, Overflow, Request, StopRules, load_tokenizer};
+use crate::generate::{
+    self, AtEndOfSequence, FinishReason, Generation, Overflow, Request, StopRules, load_tokenizer,
+};
 use crate::sampling::{Sampler, SamplingParams, rng};
 use crate::tokenizer::{Bos, SpecialTokens};
 use crate::{Error, Result};
@@ -34,6 +36,7 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
             max_tokens: args.max_tokens,
             strings: args.stop.iter().map(|text| settings::unescape(text)).collect(),
         },
+        at_end_of_sequence: if args.ignore_eos { AtEndOfSequence::Continue } else { AtEndOfSequence::Stop },
         overflow: args.context_shift.map_or(Overflow::Stop, |keep| Overflow::Shift { keep }),
     };
     let format = ctx.format;

@@ -22,7 +22,16 @@ pub struct Request<'a> {
     /// Token ids, evaluated after the positions that the engine has in use.
     pub prompt: &'a [u32],
     pub rules: StopRules,
+    pub at_end_of_sequence: AtEndOfSequence,
     pub overflow: Overflow,
+}
+
+/// What the model's own end of a sequence (or of a turn) means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtEndOfSequence {
+    Stop,
+    /// A token like any other, without text.
+    Continue,
 }
 
 /// What happens when the context window is full.
@@ -93,8 +102,10 @@ pub fn generate(
         let token = sampler.sample(logits)?;
         sampler.accept(token);
         tokens.push(token);
-        let is_end = tokenizer.is_end_of_generation(token);
-        let class = if is_end { TokenClass::EndOfSequence } else { TokenClass::Text };
+        let class = match request.at_end_of_sequence {
+            AtEndOfSequence::Stop if tokenizer.is_end_of_generation(token) => TokenClass::EndOfSequence,
+            _ => TokenClass::Text,
+        };
         let piece = if machine.ends_at(token, class).is_some() { String::new() } else { stream.push(token) };
         timings.decode += started.elapsed();
 

@@ -6,9 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 /// Fixtures whose linear layers are ternary, with their architectures.
 pub const TERNARY: [&str; 4] =
-    ["bitnet-i2_s.gguf", "bitnet-tq1_0.gguf", "bitnet-tq2_0.gguf", "bitnet-b1.58-i2_s.gguf"];
+    ["bitnet-i2_s.gguf", "bitnet-tq1_0.gguf", "bitnet-tq2_0.gguf", "bitnet-b158-i2_s.gguf"];
 /// The one that tests use where any would do.
-pub const MODEL: &str = "fixtures/gguf/ok/bitnet-b1.58-i2_s.gguf";
+pub const MODEL: &str = "fixtures/gguf/ok/bitnet-b158-i2_s.gguf";
 
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").to_owned()
