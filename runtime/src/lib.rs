@@ -5,6 +5,7 @@
 //! binary. See `docs/architecture.md`.
 
 pub mod chat;
+pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod generate;

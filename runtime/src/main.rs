@@ -1,1 +1,5 @@
-fn main() {}
+//! The `bitnet` binary; see [`bitnet_runtime::cli`].
+
+fn main() -> std::process::ExitCode {
+    bitnet_runtime::cli::main()
+}

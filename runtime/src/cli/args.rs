@@ -1,0 +1,315 @@
+//! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
+
+use crate::gguf::Mapping;
+use crate::quant::activation::ActivationQuant;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+#[derive(Debug, Parser)]
+#[command(name = "bitnet", version, about = "Runs BitNet (ternary) language models in GGUF files on the CPU")]
+#[command(after_help = "\
+Examples:
+  bitnet run --model smollm2-135m --prompt 'The capital of France is' --max-tokens 32
+  bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
+  bitnet inspect --model model.gguf
+  bitnet bench --model model.gguf --pp 512 --tg 128
+
+Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 8 limit reached, 130 interrupted.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Generate text
+    Run(RunArgs),
+    /// Show the token ids of a text
+    Tokenize(TokenizeArgs),
+    /// Write the logits of every position of a token sequence
+    Logits(LogitsArgs),
+    /// Show what a GGUF file holds
+    Inspect(InspectArgs),
+    /// Measure prompt processing and generation
+    Bench(BenchArgs),
+    /// List the kernels of this build, and which one this CPU would get
+    Kernels(KernelsArgs),
+}
+
+impl Command {
+    pub fn format(&self) -> Format {
+        let json = match self {
+            Command::Run(args) => args.json,
+            Command::Tokenize(args) => args.json,
+            Command::Logits(args) => args.json,
+            Command::Inspect(args) => args.json,
+            Command::Bench(args) => args.json,
+            Command::Kernels(args) => args.json,
+        };
+        if json { Format::Json } else { Format::Human }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Human,
+    /// One object on stdout.
+    Json,
+}
+
+/// Which file, and how its bytes are taken.
+#[derive(Args, Debug)]
+pub struct ModelArgs {
+    /// A GGUF file, or a name of the catalog (`cargo xtask models list`)
+    #[arg(long, short, value_name = "PATH|NAME")]
+    pub model: String,
+    /// Read the file into memory instead of mapping it
+    #[arg(long)]
+    pub no_mmap: bool,
+}
+
+impl ModelArgs {
+    pub fn mapping(&self) -> Mapping {
+        if self.no_mmap { Mapping::Read } else { Mapping::Mmap }
+    }
+}
+
+/// How the engine is set up.
+#[derive(Args, Debug)]
+pub struct EngineArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Compute threads (default: BITNET_THREADS, else the CPUs this process may use)
+    #[arg(long, short, value_name = "N")]
+    pub threads: Option<usize>,
+    /// How ternary layers quantize activations: per token as BitNet is trained, or per block of 256 as llama.cpp does
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub activation_quant: ActivationQuantArg,
+    /// Kernel set to use; one that this CPU cannot run is an error (default: BITNET_KERNELS, else auto)
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<String>,
+    /// Where to compute; anything but auto is a demand, never a wish
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceArg,
+    /// How I2_S weights are packed, which the file does not say
+    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
+    pub i2s_layout: I2sLayoutArg,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ActivationQuantArg {
+    #[default]
+    Token,
+    Block256,
+}
+
+impl From<ActivationQuantArg> for ActivationQuant {
+    fn from(arg: ActivationQuantArg) -> Self {
+        match arg {
+            ActivationQuantArg::Token => ActivationQuant::Token,
+            ActivationQuantArg::Block256 => ActivationQuant::Block256,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    #[default]
+    Auto,
+    Cpu,
+    Gpu,
+    Cuda,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum I2sLayoutArg {
+    #[default]
+    X86,
+    Arm,
+    Row4,
+}
+
+/// A prompt from the command line or a file.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct PromptArgs {
+    /// The text; special tokens in it are parsed. `-` reads stdin
+    #[arg(long, short, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Take the text from a file (one newline at its end is dropped)
+    #[arg(long, short = 'f', value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct ChatArgs {
+    /// Wrap the prompt in a chat template: the file's own (else a detected one), or the one named
+    #[arg(long, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    pub chat: Option<String>,
+    /// The system message of the chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+}
+
+/// Settings of the sampling chain, in the order they apply; the defaults are llama.cpp's.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Divide (positive) or multiply (negative) logits of tokens that occurred; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Subtract from logits of tokens that occurred; 0 is off
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+    /// Subtract for every occurrence; 0 is off
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+    /// How many of the latest tokens the penalties look at
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub penalty_window: usize,
+    /// Keep the N best tokens; 0 keeps all
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub top_k: usize,
+    /// Keep the fewest tokens that together are this probable; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Keep tokens at least this probable as a part of the best one; 0 keeps all
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub min_p: f32,
+    /// Flatten (above 1) or sharpen (below 1) the choice; 0 always takes the best token
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    pub temperature: f32,
+    /// Makes the choices repeatable (default: random, and shown)
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  bitnet run -m smollm2-135m -p 'Once upon a time' -n 64
+  bitnet run -m smollm2-135m --chat -p 'Name three rivers' --temperature 0 --json
+  bitnet run -m model.gguf -f prompt.txt --stop '\\n\\n' --seed 7 --top-k 0 --top-p 0.9
+
+Text goes to stdout as it is made; everything else to stderr. In --stop, \\n, \\t and \\\\ are understood.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub chat: ChatArgs,
+    /// Tokens to generate at most
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 128)]
+    pub max_tokens: usize,
+    /// Positions of the context window (default: what the model was trained for, 4096 at most)
+    #[arg(long, short, value_name = "N")]
+    pub ctx_size: Option<usize>,
+    /// When the window is full, drop the older half after the first N positions and go on
+    #[arg(long, value_name = "KEEP", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    pub context_shift: Option<usize>,
+    /// End at this text (not shown); may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// End at this token id; may be given more than once
+    #[arg(long, value_name = "ID")]
+    pub stop_token: Vec<u32>,
+    /// Go on past the model's own end of sequence
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  bitnet tokenize -m smollm2-135m -p 'Hello world' --json")]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  bitnet logits -m model.gguf --tokens 1,450,7483 --out logits.f32
+
+The file is little-endian f32 [positions, vocabulary]; exactly the given ids are evaluated, no BOS is added.")]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Token ids to evaluate
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    pub tokens: Vec<u32>,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Print a JSON object about the file
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  bitnet inspect -m smollm2-135m --json")]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  bitnet bench -m smollm2-135m --threads 2
+  bitnet bench -m model.gguf --pp 128,512 --tg 0 --repetitions 3 --json
+
+The table has the shape of llama-bench's; the JSON has every sample.")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Prompt lengths to measure, 0 for none
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [512])]
+    pub pp: Vec<usize>,
+    /// Numbers of generated tokens to measure, 0 for none
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [128])]
+    pub tg: Vec<usize>,
+    /// Samples of each, after one that is not counted
+    #[arg(long, short, value_name = "N", default_value_t = 5)]
+    pub repetitions: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  bitnet kernels --kernels scalar --json")]
+pub struct KernelsArgs {
+    /// Select as if this had been given to `run`
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<String>,
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceArg,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

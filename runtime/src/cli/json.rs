@@ -1,0 +1,210 @@
+//! What the commands print with `--json`, one type per command. Fields are added, never renamed or removed.
+
+use crate::generate::FinishReason;
+use crate::sampling::SamplingParams;
+use bitforge_schema::selection::Selection;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+#[derive(Serialize)]
+pub struct ErrorOutput {
+    pub error: ErrorBody,
+}
+
+#[derive(Serialize)]
+pub struct ErrorBody {
+    /// The process's exit code.
+    pub code: u8,
+    /// The code's name in the exit-code table.
+    pub kind: &'static str,
+    pub message: String,
+}
+
+/// A model file at a glance.
+#[derive(Clone, Serialize)]
+pub struct ModelSummary {
+    pub path: String,
+    /// `general.name`.
+    pub name: Option<String>,
+    pub architecture: Option<String>,
+    pub file_bytes: u64,
+    /// Bytes of tensor data; `None` where a type is not known.
+    pub tensor_bytes: Option<u64>,
+    pub parameters: u64,
+    pub bits_per_weight: Option<f64>,
+    /// The type that most weights have.
+    pub weight_type: Option<String>,
+}
+
+/// How the engine was set up; with the model file it decides every logit.
+#[derive(Serialize)]
+pub struct EngineSummary {
+    pub threads: usize,
+    pub context_size: usize,
+    pub kv_cache_bytes: usize,
+    pub activation_quant: &'static str,
+    pub selection: Selection,
+}
+
+#[derive(Serialize)]
+pub struct RunOutput {
+    pub model: ModelSummary,
+    pub engine: EngineSummary,
+    pub sampling: SamplingParams,
+    /// The template that was applied, `None` without `--chat`.
+    pub chat: Option<String>,
+    pub prompt_tokens: Vec<u32>,
+    /// Every sampled id, the one that ended generation included.
+    pub output_tokens: Vec<u32>,
+    pub text: String,
+    pub finish_reason: FinishReason,
+    pub timings: RunTimings,
+    /// The selection line.
+    pub selection: String,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub struct RunTimings {
+    pub load_ms: f64,
+    pub prompt_ms: f64,
+    pub decode_ms: f64,
+    /// Sampled tokens that were evaluated.
+    pub decoded_tokens: usize,
+    pub prompt_tokens_per_second: Option<f64>,
+    pub decode_tokens_per_second: Option<f64>,
+}
+
+#[derive(Serialize)]
+pub struct TokenizeOutput {
+    pub model: String,
+    pub family: &'static str,
+    pub tokens: Vec<Token>,
+    /// The ids alone.
+    pub ids: Vec<u32>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub struct Token {
+    pub id: u32,
+    /// Bytes that are not UTF-8 are U+FFFD here.
+    pub text: String,
+}
+
+#[derive(Serialize)]
+pub struct LogitsOutput {
+    pub model: ModelSummary,
+    pub engine: EngineSummary,
+    /// The file written: little-endian f32 [positions, vocab].
+    pub path: String,
+    pub positions: usize,
+    pub vocab: usize,
+    pub bytes: u64,
+}
+
+#[derive(Serialize)]
+pub struct InspectOutput {
+    pub model: ModelSummary,
+    pub gguf_version: u32,
+    pub alignment: u64,
+    /// `None` where the model cannot be run; `warnings` say why.
+    pub config: Option<ConfigSummary>,
+    pub tokenizer: Option<TokenizerSummary>,
+    /// Long arrays as `{"type", "length", "first"}`, long strings cut.
+    pub metadata: Map<String, Value>,
+    pub tensors: Vec<TensorSummary>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub struct ConfigSummary {
+    pub layers: usize,
+    pub hidden: usize,
+    pub feed_forward: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub context_length: usize,
+    pub rope_base: f32,
+    pub rope_dim: usize,
+    pub rope_pairing: String,
+    pub rope_scale: f32,
+    pub rms_eps: f32,
+    pub activation: String,
+}
+
+#[derive(Serialize)]
+pub struct TokenizerSummary {
+    pub family: &'static str,
+    pub vocab_size: usize,
+    pub real_vocab_size: usize,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub adds_bos: bool,
+    pub end_of_generation: Vec<u32>,
+    pub has_chat_template: bool,
+}
+
+#[derive(Serialize)]
+pub struct TensorSummary {
+    pub name: String,
+    pub r#type: String,
+    /// The first is the fastest: the length of a row.
+    pub dims: Vec<u64>,
+    /// From the start of the file.
+    pub offset: u64,
+    pub bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub struct BenchOutput {
+    pub build: Build,
+    pub model: ModelSummary,
+    pub engine: EngineSummary,
+    pub load_ms: f64,
+    pub results: Vec<BenchResult>,
+    /// Stopped by Ctrl-C: the last result may have fewer samples than asked for.
+    pub interrupted: bool,
+}
+
+#[derive(Clone, Copy, Serialize)]
+pub struct Build {
+    pub version: &'static str,
+    /// `debug` numbers mean nothing.
+    pub profile: &'static str,
+    pub target_arch: &'static str,
+    pub target_os: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct BenchResult {
+    /// `pp512`: a prompt of 512 tokens; `tg128`: 128 tokens one by one.
+    pub test: String,
+    pub tokens: usize,
+    pub samples_ns: Vec<u64>,
+    pub samples_tokens_per_second: Vec<f64>,
+    pub mean_tokens_per_second: f64,
+    pub median_tokens_per_second: f64,
+    /// Of the sample (n - 1); 0 for one sample.
+    pub stddev_tokens_per_second: f64,
+}
+
+#[derive(Serialize)]
+pub struct KernelsOutput {
+    pub selection: Selection,
+    pub selection_line: String,
+    pub kernels: Vec<KernelRow>,
+}
+
+#[derive(Serialize)]
+pub struct KernelRow {
+    pub id: &'static str,
+    pub weight: &'static str,
+    pub activation: String,
+    pub level: &'static str,
+    /// Whether this CPU runs it: a probe at run time.
+    pub available: bool,
+    /// Whether a model with such weights would use it.
+    pub selected: bool,
+}

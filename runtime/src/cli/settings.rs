@@ -1,0 +1,147 @@
+//! From arguments and environment to settings: engine options, prompt text, stop strings.
+
+use super::args::{DeviceArg, EngineArgs, I2sLayoutArg, PromptArgs};
+use super::ctx::Ctx;
+use super::{catalog, progress::Progress};
+use crate::engine::{Engine, EngineOptions};
+use crate::kernels::select::KernelRequest;
+use crate::quant::I2sLayout;
+use crate::{Error, Result};
+use bitforge_schema::env::Env;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+const MAX_THREADS: usize = 1024;
+
+/// Loads the model that `args` name; `context` is in positions. Catches interrupts from here on.
+pub fn load_engine(ctx: &Ctx, args: &EngineArgs, context: Option<usize>) -> Result<Engine> {
+    let path = catalog::resolve(&ctx.env, &args.model.model)?;
+    check_device(args.device)?;
+    let options = EngineOptions {
+        threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
+        context,
+        activation_quant: args.activation_quant.into(),
+        kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
+        i2s_layout: match args.i2s_layout {
+            I2sLayoutArg::X86 => I2sLayout::X86,
+            I2sLayoutArg::Arm => I2sLayout::Arm,
+            I2sLayoutArg::Row4 => I2sLayout::Row4,
+        },
+        mapping: args.model.mapping(),
+        interrupt: Arc::clone(&ctx.interrupt),
+    };
+    ctx.catch_interrupts();
+    let mut progress = Progress::start(format!("loading {}", path.display()));
+    Engine::load(&path, &options, &mut |done, layers| progress.update(done, layers))
+}
+
+/// # Errors
+/// `Unavailable` for a device that this build does not have.
+pub fn check_device(device: DeviceArg) -> Result<()> {
+    match device {
+        DeviceArg::Auto | DeviceArg::Cpu => Ok(()),
+        DeviceArg::Gpu | DeviceArg::Cuda => Err(Error::Unavailable {
+            what: "this build has no CUDA backend".into(),
+            remedy: "use --device cpu or --device auto".into(),
+        }),
+    }
+}
+
+/// `--kernels`, else BITNET_KERNELS, else auto.
+pub fn kernel_request(env: &Env, argument: Option<&str>) -> Result<KernelRequest> {
+    KernelRequest::parse(argument.or_else(|| env.get("BITNET_KERNELS")).unwrap_or("auto"))
+}
+
+/// `--threads`, else BITNET_THREADS, else `None`.
+fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
+    let (name, value) = match (argument, env.get("BITNET_THREADS")) {
+        (Some(n), _) => ("--threads", n.to_string()),
+        (None, Some(text)) => ("BITNET_THREADS", text.to_owned()),
+        (None, None) => return Ok(None),
+    };
+    match value.parse() {
+        Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(Some(n)),
+        _ => Err(Error::usage(
+            format!("{name} is '{value}'"),
+            format!("give a whole number from 1 to {MAX_THREADS}"),
+        )),
+    }
+}
+
+/// The text of `--prompt`, of stdin, or of `--prompt-file`; from the latter two one final newline is dropped,
+/// which editors and `echo` add.
+pub fn prompt_text(args: &PromptArgs) -> Result<String> {
+    let mut bytes = Vec::new();
+    let path = match (&args.prompt, &args.prompt_file) {
+        (_, Some(path)) => {
+            bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+            path
+        }
+        (Some(prompt), None) if prompt != "-" => return Ok(prompt.clone()),
+        _ => {
+            let stdin = Path::new("<stdin>");
+            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io(stdin, e))?;
+            stdin
+        }
+    };
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to() as u64;
+        Error::malformed(path, at, "the prompt is not UTF-8", "convert it to UTF-8")
+    })?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+/// A stop string with `\n`, `\t` and `\\` replaced; other backslashes stay.
+pub fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let rest = chars.as_str();
+        let replacement = match (c, rest.chars().next()) {
+            ('\\', Some('n')) => '\n',
+            ('\\', Some('t')) => '\t',
+            ('\\', Some('\\')) => '\\',
+            _ => {
+                out.push(c);
+                continue;
+            }
+        };
+        out.push(replacement);
+        chars.next();
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_argument_goes_before_the_environment() {
+        let env = Env::from_pairs([("BITNET_THREADS", "3"), ("BITNET_KERNELS", "scalar")]);
+        assert_eq!(threads(&env, Some(2)).expect("in range"), Some(2));
+        assert_eq!(threads(&env, None).expect("in range"), Some(3));
+        assert_eq!(threads(&Env::default(), None).expect("unset"), None);
+        assert_eq!(kernel_request(&env, None).expect("known").to_string(), "scalar");
+        assert_eq!(kernel_request(&env, Some("auto")).expect("known").to_string(), "auto");
+    }
+
+    #[test]
+    fn bad_thread_counts_name_their_source() {
+        let env = Env::from_pairs([("BITNET_THREADS", "many")]);
+        let message = |argument| threads(&env, argument).expect_err("out of range").to_string();
+        assert_eq!(message(None), "BITNET_THREADS is 'many'; give a whole number from 1 to 1024");
+        assert_eq!(message(Some(0)), "--threads is '0'; give a whole number from 1 to 1024");
+    }
+
+    #[test]
+    fn escapes_in_stop_strings() {
+        assert_eq!(unescape(r"\n\n"), "\n\n");
+        assert_eq!(unescape(r"a\\n\tb\x"), "a\\n\tb\\x");
+        assert_eq!(unescape(r"end\"), r"end\");
+    }
+}

@@ -1,0 +1,66 @@
+//! A model file and an engine at a glance, for every command's output.
+
+use super::format::{count, mebibytes};
+use super::json::{EngineSummary, ModelSummary};
+use crate::engine::Engine;
+use crate::gguf::{Gguf, TensorInfo};
+use crate::quant::activation::ActivationQuant;
+use crate::tensor::{TensorType, foreign_type_name};
+use std::collections::BTreeMap;
+
+pub fn model(gguf: &Gguf) -> ModelSummary {
+    let text = |key: &str| gguf.opt_str(key).ok().flatten().map(str::to_owned);
+    let parameters = gguf.tensors().iter().map(elements).fold(0, u64::saturating_add);
+    let tensor_bytes = gguf.tensors().iter().map(|info| info.len).try_fold(0u64, |sum, len| Some(sum + len?));
+    let mut by_type: BTreeMap<u32, u64> = BTreeMap::new();
+    gguf.tensors().iter().for_each(|info| *by_type.entry(info.type_id).or_default() += elements(info));
+    ModelSummary {
+        path: gguf.path().display().to_string(),
+        name: text("general.name"),
+        architecture: text("general.architecture"),
+        file_bytes: gguf.file_len(),
+        tensor_bytes,
+        parameters,
+        bits_per_weight: tensor_bytes.filter(|_| parameters > 0).map(|n| n as f64 * 8.0 / parameters as f64),
+        weight_type: by_type.into_iter().max_by_key(|(_, n)| *n).map(|(id, _)| type_name(id)),
+    }
+}
+
+pub fn engine(engine: &Engine) -> EngineSummary {
+    EngineSummary {
+        threads: engine.threads(),
+        context_size: engine.context(),
+        kv_cache_bytes: engine.kv_bytes(),
+        activation_quant: match engine.activation_quant() {
+            ActivationQuant::Token => "token",
+            ActivationQuant::Block256 => "block256",
+        },
+        selection: engine.selection().clone(),
+    }
+}
+
+impl ModelSummary {
+    /// `llama 134.52 M Q4_1`, as llama-bench names models.
+    pub fn title(&self) -> String {
+        let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "unknown".into());
+        format!("{} {} {}", part(&self.architecture), count(self.parameters), part(&self.weight_type))
+    }
+
+    /// Bytes of the weights, or of the file where a type is not known.
+    pub fn size(&self) -> String {
+        mebibytes(self.tensor_bytes.unwrap_or(self.file_bytes))
+    }
+}
+
+/// Number of weights; the header's check keeps it in range for known types.
+pub fn elements(info: &TensorInfo) -> u64 {
+    info.dims.iter().fold(1, |n, dim| n.saturating_mul(*dim))
+}
+
+/// The type's name, also of types that this runtime does not read.
+pub fn type_name(id: u32) -> String {
+    match TensorType::from_id(id) {
+        Some(ty) => ty.name().into(),
+        None => foreign_type_name(id).map_or_else(|| format!("type {id}"), Into::into),
+    }
+}

@@ -1,0 +1,36 @@
+//! `bitnet tokenize`: text in, token ids out, as `bitnet run` would see them.
+
+use super::args::{Format, TokenizeArgs};
+use super::ctx::Ctx;
+use super::format::{Align, plain};
+use super::json::{Token, TokenizeOutput};
+use super::{catalog, settings};
+use crate::Result;
+use crate::generate::load_tokenizer;
+use crate::gguf::Gguf;
+use crate::tokenizer::{Bos, SpecialTokens};
+
+pub fn run(ctx: &mut Ctx, args: &TokenizeArgs) -> Result<()> {
+    let text = settings::prompt_text(&args.prompt)?;
+    let gguf = Gguf::open(catalog::resolve(&ctx.env, &args.model.model)?, args.model.mapping())?;
+    let (tokenizer, warnings) = load_tokenizer(&gguf)?;
+    let ids = tokenizer.encode(&text, SpecialTokens::Parse, Bos::AsFileAsks)?;
+    let token =
+        |id: &u32| Token { id: *id, text: String::from_utf8_lossy(tokenizer.token_bytes(*id)).into() };
+    let tokens: Vec<Token> = ids.iter().map(token).collect();
+    ctx.warn(&warnings);
+    match ctx.format {
+        Format::Json => ctx.print_json(&TokenizeOutput {
+            model: gguf.path().display().to_string(),
+            family: tokenizer.family(),
+            ids,
+            tokens,
+            warnings,
+        }),
+        Format::Human => {
+            let rows: Vec<_> =
+                tokens.iter().map(|t| vec![t.id.to_string(), format!("{:?}", t.text)]).collect();
+            ctx.print(&plain(&[Align::Right, Align::Left], &rows))
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! End-to-end tests of the `bitnet` binary on the fixtures: every run is a real forward pass.
+//!
+//! No network, no model download, nothing timed. Snapshots are in `snapshots/`; refresh them with
+//! `INSTA_UPDATE=always cargo test -p bitnet-runtime --test it` and read the difference.
+
+mod errors;
+mod golden;
+mod interrupt;
+mod logits;
+mod snapshots;
+mod support;
