@@ -12,7 +12,7 @@ use half::f16;
 /// # Safety
 /// The type must be `repr(C)` or `repr(transparent)` over byte-sized fields only: alignment 1, no padding,
 /// every bit pattern valid.
-pub unsafe trait Block: Copy {}
+pub unsafe trait Block: Copy + 'static {}
 
 /// The blocks in `bytes`. Panics unless `bytes` is a whole number of them.
 #[inline]
@@ -149,7 +149,8 @@ byte_blocks! {
     F16 = 2, BlockQ4_0 = 18, BlockQ4_1 = 20, BlockQ8_0 = 34, BlockQ8_1 = 36, BlockQ4K = 144,
     BlockQ6K = 210, BlockTQ1_0 = 54, BlockTQ2_0 = 66, BlockQ8K = 292, BlockI2S = 32,
     [BlockI2S; 2] = 64, [i8; 32] = 32, [i8; 128] = 128, [i8; 256] = 256,
-    [u8; 2] = 2, [u8; 4] = 4,
+    [u8; 2] = 2, [u8; 4] = 4, [u8; 16] = 16, [u8; 32] = 32, [i8; 16] = 16,
+    [[u8; 2]; 16] = 32, [[u8; 16]; 4] = 64, [[u8; 32]; 4] = 128,
 }
 
 impl BlockQ4K {

@@ -4,6 +4,8 @@ use super::SimdLevel;
 use crate::quant::activation::ActivationType;
 
 pub mod all;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 

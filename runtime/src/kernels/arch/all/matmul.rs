@@ -34,7 +34,7 @@ fn lanes_of(product: impl Fn(usize) -> i32) -> [i32; 8] {
     std::array::from_fn(|lane| (4 * lane..4 * lane + 4).map(&product).sum())
 }
 
-fn pairs<'a, W: Block + 'a, A: Block + 'a>(
+fn pairs<'a, W: Block, A: Block>(
     row: &'a [u8],
     activation: &'a [u8],
 ) -> impl Iterator<Item = (&'a W, &'a A)> {

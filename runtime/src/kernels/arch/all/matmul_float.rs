@@ -35,7 +35,7 @@ fn pairwise(l: [f32; 8], tail: impl Iterator<Item = (f32, f32)>) -> f32 {
 }
 
 /// Eight lane sums over the multiples of 32, and the pairs after them.
-fn dot<'a, B: Block + 'a>(
+fn dot<'a, B: Block>(
     row: &'a [u8],
     activation: &'a [u8],
     get: impl Fn(&B) -> f32 + Copy + 'a,
