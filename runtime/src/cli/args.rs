@@ -15,13 +15,13 @@ Examples:
   bitnet bench --model model.gguf --pp 512 --tg 128
 
 Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 8 limit reached, 130 interrupted.")]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Generate text
     Run(RunArgs),
     /// Show the token ids of a text
@@ -37,7 +37,7 @@ pub enum Command {
 }
 
 impl Command {
-    pub fn format(&self) -> Format {
+    pub(super) fn format(&self) -> Format {
         let json = match self {
             Command::Run(args) => args.json,
             Command::Tokenize(args) => args.json,
@@ -51,7 +51,7 @@ impl Command {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     Human,
     /// One object on stdout.
     Json,
@@ -59,7 +59,7 @@ pub enum Format {
 
 /// Which file, and how its bytes are taken.
 #[derive(Args, Debug)]
-pub struct ModelArgs {
+pub(super) struct ModelArgs {
     /// A GGUF file, or a name of the catalog (`cargo xtask models list`)
     #[arg(long, short, value_name = "PATH|NAME")]
     pub model: String,
@@ -69,14 +69,14 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    pub fn mapping(&self) -> Mapping {
+    pub(super) fn mapping(&self) -> Mapping {
         if self.no_mmap { Mapping::Read } else { Mapping::Mmap }
     }
 }
 
 /// How the engine is set up.
 #[derive(Args, Debug)]
-pub struct EngineArgs {
+pub(super) struct EngineArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Compute threads (default: BITNET_THREADS, else the CPUs this process may use)
@@ -97,7 +97,7 @@ pub struct EngineArgs {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ActivationQuantArg {
+pub(super) enum ActivationQuantArg {
     #[default]
     Token,
     Block256,
@@ -113,7 +113,7 @@ impl From<ActivationQuantArg> for ActivationQuant {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DeviceArg {
+pub(super) enum DeviceArg {
     #[default]
     Auto,
     Cpu,
@@ -122,7 +122,7 @@ pub enum DeviceArg {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum I2sLayoutArg {
+pub(super) enum I2sLayoutArg {
     #[default]
     X86,
     Arm,
@@ -132,7 +132,7 @@ pub enum I2sLayoutArg {
 /// A prompt from the command line or a file.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
-pub struct PromptArgs {
+pub(super) struct PromptArgs {
     /// The text; special tokens in it are parsed. `-` reads stdin
     #[arg(long, short, value_name = "TEXT")]
     pub prompt: Option<String>,
@@ -142,7 +142,7 @@ pub struct PromptArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct ChatArgs {
+pub(super) struct ChatArgs {
     /// Wrap the prompt in a chat template: the file's own (else a detected one), or the one named
     #[arg(long, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
     pub chat: Option<String>,
@@ -154,7 +154,7 @@ pub struct ChatArgs {
 /// Settings of the sampling chain, in the order they apply; the defaults are llama.cpp's.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Sampling")]
-pub struct SamplingArgs {
+pub(super) struct SamplingArgs {
     /// Divide (positive) or multiply (negative) logits of tokens that occurred; 1 is off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub repetition_penalty: f32,
@@ -192,7 +192,7 @@ Examples:
   bitnet run -m model.gguf -f prompt.txt --stop '\\n\\n' --seed 7 --top-k 0 --top-p 0.9
 
 Text goes to stdout as it is made; everything else to stderr. In --stop, \\n, \\t and \\\\ are understood.")]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
@@ -226,7 +226,7 @@ pub struct RunArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bitnet tokenize -m smollm2-135m -p 'Hello world' --json")]
-pub struct TokenizeArgs {
+pub(super) struct TokenizeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -242,7 +242,7 @@ Example:
   bitnet logits -m model.gguf --tokens 1,450,7483 --out logits.f32
 
 The file is little-endian f32 [positions, vocabulary]; exactly the given ids are evaluated, no BOS is added.")]
-pub struct LogitsArgs {
+pub(super) struct LogitsArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Token ids to evaluate
@@ -258,7 +258,7 @@ pub struct LogitsArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bitnet inspect -m smollm2-135m --json")]
-pub struct InspectArgs {
+pub(super) struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Print one JSON object
@@ -273,7 +273,7 @@ Examples:
   bitnet bench -m model.gguf --pp 128,512 --tg 0 --repetitions 3 --json
 
 The table has the shape of llama-bench's; the JSON has every sample.")]
-pub struct BenchArgs {
+pub(super) struct BenchArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Prompt lengths to measure, 0 for none
@@ -292,7 +292,7 @@ pub struct BenchArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bitnet kernels --kernels scalar --json")]
-pub struct KernelsArgs {
+pub(super) struct KernelsArgs {
     /// Select as if this had been given to `run`
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,

@@ -20,14 +20,15 @@ struct Catalog {
 #[derive(Deserialize)]
 struct Entry {
     name: String,
-    file: String,
+    /// Path of the file inside its source; the cache keeps the last part.
+    member: String,
 }
 
 /// The file that `model` means.
 ///
 /// # Errors
 /// `NotFound` with the command that fetches a catalog entry, or with the nearest name.
-pub fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
+pub(super) fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     let entries = entries();
     let Some(entry) = entries.iter().find(|entry| entry.name == model) else {
@@ -45,7 +46,8 @@ pub fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
         let what = format!("there is no cache directory to look for model '{model}' in");
         return Err(Error::NotFound { what, remedy: format!("set BITNET_CACHE_DIR, then {fetch}") });
     };
-    let cached = cache.join("models").join(&entry.name).join(&entry.file);
+    let file = entry.member.rsplit('/').next().unwrap_or(&entry.member);
+    let cached = cache.join("models").join(&entry.name).join(file);
     if cached.is_file() {
         return Ok(cached);
     }

@@ -19,7 +19,7 @@ const WHOLE_ARRAY: usize = 8;
 /// Characters of a string that are shown.
 const TEXT_SHOWN: usize = 80;
 
-pub fn run(ctx: &mut Ctx, args: &InspectArgs) -> Result<()> {
+pub(super) fn run(ctx: &mut Ctx, args: &InspectArgs) -> Result<()> {
     let gguf = Gguf::open(catalog::resolve(&ctx.env, &args.model.model)?, args.model.mapping())?;
     let output = inspect(&gguf);
     ctx.warn(&output.warnings);

@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 #[derive(Serialize)]
-pub struct ErrorOutput {
+pub(super) struct ErrorOutput {
     pub error: ErrorBody,
 }
 
 #[derive(Serialize)]
-pub struct ErrorBody {
+pub(super) struct ErrorBody {
     /// The process's exit code.
     pub code: u8,
     /// The code's name in the exit-code table.
@@ -22,7 +22,7 @@ pub struct ErrorBody {
 
 /// A model file at a glance.
 #[derive(Clone, Serialize)]
-pub struct ModelSummary {
+pub(super) struct ModelSummary {
     pub path: String,
     /// `general.name`.
     pub name: Option<String>,
@@ -38,7 +38,7 @@ pub struct ModelSummary {
 
 /// How the engine was set up; with the model file it decides every logit.
 #[derive(Serialize)]
-pub struct EngineSummary {
+pub(super) struct EngineSummary {
     pub threads: usize,
     pub context_size: usize,
     pub kv_cache_bytes: usize,
@@ -47,7 +47,7 @@ pub struct EngineSummary {
 }
 
 #[derive(Serialize)]
-pub struct RunOutput {
+pub(super) struct RunOutput {
     pub model: ModelSummary,
     pub engine: EngineSummary,
     pub sampling: SamplingParams,
@@ -65,7 +65,7 @@ pub struct RunOutput {
 }
 
 #[derive(Serialize)]
-pub struct RunTimings {
+pub(super) struct RunTimings {
     pub load_ms: f64,
     pub prompt_ms: f64,
     pub decode_ms: f64,
@@ -76,7 +76,7 @@ pub struct RunTimings {
 }
 
 #[derive(Serialize)]
-pub struct TokenizeOutput {
+pub(super) struct TokenizeOutput {
     pub model: String,
     pub family: &'static str,
     pub tokens: Vec<Token>,
@@ -86,14 +86,14 @@ pub struct TokenizeOutput {
 }
 
 #[derive(Serialize)]
-pub struct Token {
+pub(super) struct Token {
     pub id: u32,
     /// Bytes that are not UTF-8 are U+FFFD here.
     pub text: String,
 }
 
 #[derive(Serialize)]
-pub struct LogitsOutput {
+pub(super) struct LogitsOutput {
     pub model: ModelSummary,
     pub engine: EngineSummary,
     /// The file written: little-endian f32 [positions, vocab].
@@ -104,7 +104,7 @@ pub struct LogitsOutput {
 }
 
 #[derive(Serialize)]
-pub struct InspectOutput {
+pub(super) struct InspectOutput {
     pub model: ModelSummary,
     pub gguf_version: u32,
     pub alignment: u64,
@@ -118,7 +118,7 @@ pub struct InspectOutput {
 }
 
 #[derive(Serialize)]
-pub struct ConfigSummary {
+pub(super) struct ConfigSummary {
     pub layers: usize,
     pub hidden: usize,
     pub feed_forward: usize,
@@ -135,7 +135,7 @@ pub struct ConfigSummary {
 }
 
 #[derive(Serialize)]
-pub struct TokenizerSummary {
+pub(super) struct TokenizerSummary {
     pub family: &'static str,
     pub vocab_size: usize,
     pub real_vocab_size: usize,
@@ -147,7 +147,7 @@ pub struct TokenizerSummary {
 }
 
 #[derive(Serialize)]
-pub struct TensorSummary {
+pub(super) struct TensorSummary {
     pub name: String,
     pub r#type: String,
     /// The first is the fastest: the length of a row.
@@ -158,7 +158,7 @@ pub struct TensorSummary {
 }
 
 #[derive(Serialize)]
-pub struct BenchOutput {
+pub(super) struct BenchOutput {
     pub build: Build,
     pub model: ModelSummary,
     pub engine: EngineSummary,
@@ -169,7 +169,7 @@ pub struct BenchOutput {
 }
 
 #[derive(Clone, Copy, Serialize)]
-pub struct Build {
+pub(super) struct Build {
     pub version: &'static str,
     /// `debug` numbers mean nothing.
     pub profile: &'static str,
@@ -178,7 +178,7 @@ pub struct Build {
 }
 
 #[derive(Serialize)]
-pub struct BenchResult {
+pub(super) struct BenchResult {
     /// `pp512`: a prompt of 512 tokens; `tg128`: 128 tokens one by one.
     pub test: String,
     pub tokens: usize,
@@ -191,14 +191,14 @@ pub struct BenchResult {
 }
 
 #[derive(Serialize)]
-pub struct KernelsOutput {
+pub(super) struct KernelsOutput {
     pub selection: Selection,
     pub selection_line: String,
     pub kernels: Vec<KernelRow>,
 }
 
 #[derive(Serialize)]
-pub struct KernelRow {
+pub(super) struct KernelRow {
     pub id: &'static str,
     pub weight: &'static str,
     pub activation: String,

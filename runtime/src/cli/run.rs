@@ -13,7 +13,7 @@ use crate::tokenizer::{Bos, SpecialTokens};
 use crate::{Error, Result};
 use std::time::{Duration, Instant};
 
-pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
+pub(super) fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
     let params = sampling_params(&args.sampling);
     params.validate()?;
     let text = settings::prompt_text(&args.prompt)?;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 const MAX_THREADS: usize = 1024;
 
 /// Loads the model that `args` name; `context` is in positions. Catches interrupts from here on.
-pub fn load_engine(ctx: &Ctx, args: &EngineArgs, context: Option<usize>) -> Result<Engine> {
+pub(super) fn load_engine(ctx: &Ctx, args: &EngineArgs, context: Option<usize>) -> Result<Engine> {
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
     check_device(args.device)?;
     let options = EngineOptions {
@@ -38,7 +38,7 @@ pub fn load_engine(ctx: &Ctx, args: &EngineArgs, context: Option<usize>) -> Resu
 
 /// # Errors
 /// `Unavailable` for a device that this build does not have.
-pub fn check_device(device: DeviceArg) -> Result<()> {
+pub(super) fn check_device(device: DeviceArg) -> Result<()> {
     match device {
         DeviceArg::Auto | DeviceArg::Cpu => Ok(()),
         DeviceArg::Gpu | DeviceArg::Cuda => Err(Error::Unavailable {
@@ -49,7 +49,7 @@ pub fn check_device(device: DeviceArg) -> Result<()> {
 }
 
 /// `--kernels`, else BITNET_KERNELS, else auto.
-pub fn kernel_request(env: &Env, argument: Option<&str>) -> Result<KernelRequest> {
+pub(super) fn kernel_request(env: &Env, argument: Option<&str>) -> Result<KernelRequest> {
     KernelRequest::parse(argument.or_else(|| env.get("BITNET_KERNELS")).unwrap_or("auto"))
 }
 
@@ -71,7 +71,7 @@ fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
 
 /// The text of `--prompt`, of stdin, or of `--prompt-file`; from the latter two one final newline is dropped,
 /// which editors and `echo` add.
-pub fn prompt_text(args: &PromptArgs) -> Result<String> {
+pub(super) fn prompt_text(args: &PromptArgs) -> Result<String> {
     let mut bytes = Vec::new();
     let path = match (&args.prompt, &args.prompt_file) {
         (_, Some(path)) => {
@@ -96,7 +96,7 @@ pub fn prompt_text(args: &PromptArgs) -> Result<String> {
 }
 
 /// A stop string with `\n`, `\t` and `\\` replaced; other backslashes stay.
-pub fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

@@ -10,7 +10,7 @@ use crate::generate::load_tokenizer;
 use crate::gguf::Gguf;
 use crate::tokenizer::{Bos, SpecialTokens};
 
-pub fn run(ctx: &mut Ctx, args: &TokenizeArgs) -> Result<()> {
+pub(super) fn run(ctx: &mut Ctx, args: &TokenizeArgs) -> Result<()> {
     let text = settings::prompt_text(&args.prompt)?;
     let gguf = Gguf::open(catalog::resolve(&ctx.env, &args.model.model)?, args.model.mapping())?;
     let (tokenizer, warnings) = load_tokenizer(&gguf)?;
