@@ -16,7 +16,8 @@ use std::thread::{JoinHandle, Thread};
 /// stretches inside a token and far shorter than the time between requests.
 const SPINS_BEFORE_PARK: u32 = 20_000;
 
-type Region<'a> = &'a (dyn Fn() + Sync + 'a);
+/// A function of the thread's number, 0 being the caller.
+type Region<'a> = &'a (dyn Fn(usize) + Sync + 'a);
 
 /// A pool of `threads` compute threads, the caller of [`ThreadPool::for_each_chunk`] being one of them.
 pub struct ThreadPool {
@@ -52,7 +53,7 @@ impl ThreadPool {
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let worker = std::thread::Builder::new().name(format!("bitnet-{index}"));
-            pool.workers.push(worker.spawn(move || work(&shared))?);
+            pool.workers.push(worker.spawn(move || work(&shared, index))?);
         }
         Ok(pool)
     }
@@ -79,13 +80,39 @@ impl ThreadPool {
         outs: [(&mut [T], usize); N],
         f: impl Fn(usize, usize, &mut [T]) + Sync,
     ) {
+        let mut nothing = vec![(); self.threads()];
+        self.chunks_with(outs, &mut nothing, |number, index, chunk, ()| f(number, index, chunk));
+    }
+
+    /// As [`Self::for_each_chunk`], each thread with a scratch value of its own: `f(index, chunk, scratch)`.
+    /// `scratch` has at least one value per thread.
+    pub fn for_each_chunk_with<T: Send, S: Send>(
+        &mut self,
+        out: &mut [T],
+        chunk: usize,
+        scratch: &mut [S],
+        f: impl Fn(usize, &mut [T], &mut S) + Sync,
+    ) {
+        self.chunks_with([(out, chunk)], scratch, |_, index, chunk, scratch| f(index, chunk, scratch));
+    }
+
+    fn chunks_with<T: Send, S: Send, const N: usize>(
+        &mut self,
+        outs: [(&mut [T], usize); N],
+        scratch: &mut [S],
+        f: impl Fn(usize, usize, &mut [T], &mut S) + Sync,
+    ) {
+        assert!(scratch.len() >= self.threads(), "one scratch value per thread");
+        let scratch = Slice { start: scratch.as_mut_ptr(), len: scratch.len(), chunk: 1 };
         let slices = outs.map(|(out, chunk)| {
             assert!(chunk > 0, "a chunk holds at least one element");
             Slice { start: out.as_mut_ptr(), len: out.len(), chunk }
         });
         let total: usize = slices.iter().map(Slice::chunks).sum();
         let next = AtomicUsize::new(0);
-        let region = || {
+        let region = |thread: usize| {
+            // SAFETY: thread numbers differ within one region, so no two threads share a scratch value.
+            let scratch = unsafe { &mut scratch.chunk(thread)[0] };
             loop {
                 let mut index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= total {
@@ -98,10 +125,10 @@ impl ThreadPool {
                 }
                 // SAFETY: `fetch_add` gives every (slice, index) to one caller only, and chunks of one
                 // slice do not overlap; the borrows in `outs` live until `run` has returned.
-                f(number, index, unsafe { slices[number].chunk(index) });
+                f(number, index, unsafe { slices[number].chunk(index) }, scratch);
             }
         };
-        if self.workers.is_empty() || total <= 1 { region() } else { self.run(&region) }
+        if self.workers.is_empty() || total <= 1 { region(0) } else { self.run(&region) }
     }
 
     /// Runs `region` once on every thread and returns when all have finished.
@@ -115,7 +142,7 @@ impl ThreadPool {
         unsafe { *self.shared.region.get() = Some(erased) };
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         self.workers.iter().map(JoinHandle::thread).for_each(Thread::unpark);
-        let own = catch_unwind(AssertUnwindSafe(region));
+        let own = catch_unwind(AssertUnwindSafe(|| region(0)));
         let mut spins = 0u32;
         while self.shared.running.load(Ordering::Acquire) != 0 {
             spins += 1;
@@ -141,7 +168,7 @@ impl Drop for ThreadPool {
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
         let mut spins = 0u32;
@@ -164,7 +191,7 @@ fn work(shared: &Shared) {
         // SAFETY: the epoch was acquired, so the write of `region` is visible, and the owner does not
         // write it again before `running` is 0.
         let region = unsafe { *shared.region.get() }.expect("a region is set before its epoch");
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(region)) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| region(index))) {
             *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
         }
         shared.running.fetch_sub(1, Ordering::Release);

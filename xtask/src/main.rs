@@ -1,1 +1,69 @@
-fn main() {}
+//! `cargo xtask`: the one entry point of bitforge.
+//!
+//! In: a command line. Out: text for people on stderr, JSON on stdout, an exit code of the one table.
+//! Deliberately absent: the runtime. xtask starts the `bitnet` binary and reads its JSON, so preflight works
+//! before the runtime compiles.
+
+pub mod cli;
+pub mod ctx;
+pub mod docs;
+pub mod exit;
+pub mod fixtures;
+pub mod models;
+pub mod preflight;
+pub mod proc;
+pub mod report;
+pub mod test;
+pub mod tidy;
+pub mod up;
+
+use anyhow::Result;
+use bitforge_schema::env::Env;
+use bitforge_schema::exit::ExitCode;
+use clap::Parser;
+use cli::{Cli, Command};
+use ctx::Ctx;
+use report::{Format, Reporter, State};
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let env = Env::from_process();
+    let out = Reporter::from_process(if cli.json { Format::Json } else { Format::Human }, &env);
+    for warning in env.unknown_variable_warnings() {
+        out.line(format!("{} {warning}", out.mark(State::Warn)));
+    }
+    let root = std::env::current_dir().ok().and_then(|dir| ctx::find_root(&dir, &env));
+    let mut ctx = Ctx::new(root, env, out);
+    ctx.offline |= cli.offline;
+    proc::install_interrupt_handler()
+        .and_then(|()| dispatch(&ctx, &cli.command))
+        .unwrap_or_else(|error| report_error(&out, &error))
+        .into()
+}
+
+fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(args) => up::run(ctx, args),
+        Command::Test(args) => test::run(ctx, args),
+        Command::Preflight(args) => preflight::run(ctx, args),
+        Command::Models(args) => models::run(ctx, args),
+        Command::Fixtures(args) => fixtures::run(ctx, args),
+        Command::Docs(args) => docs::run(ctx, args),
+        Command::Tidy => tidy::run(ctx),
+    }
+}
+
+fn report_error(out: &Reporter, error: &anyhow::Error) -> ExitCode {
+    let code = exit::code_of(error);
+    let message = exit::message_of(error);
+    out.line(format!("{} {message}", out.mark(State::Fail)));
+    if out.is_json() {
+        let value = serde_json::json!({
+            "error": { "code": code as u8, "kind": code.name(), "message": message }
+        });
+        if let Err(error) = out.json(&value) {
+            out.line(format!("{error:#}"));
+        }
+    }
+    code
+}

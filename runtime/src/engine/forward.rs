@@ -29,13 +29,26 @@ pub(super) struct Buffers {
     packed: Vec<u8>,       // [T, packed row]
     transposed: Vec<f32>,  // [max outputs of one region, T]
     angles: Vec<f32>,      // [T, cosines then sines]
+    attend: Vec<Vec<f32>>, // per thread, scratch of one head's attention
     logits: Vec<f32>,      // [logits rows, vocab]
     logits_rows: Vec<f32>, // [vocab, logits rows]
     tokens: usize,
 }
 
+/// What bounds the sizes of [`Buffers`].
+pub(super) struct Limits {
+    /// Tokens of one chunk.
+    pub tokens: usize,
+    /// Positions whose logits are computed together.
+    pub logits_rows: usize,
+    /// Positions of the KV cache.
+    pub capacity: usize,
+    pub threads: usize,
+}
+
 impl Buffers {
-    pub(super) fn new(model: &Model, tokens: usize, logits_rows: usize) -> Self {
+    pub(super) fn new(model: &Model, limits: &Limits) -> Self {
+        let Limits { tokens, logits_rows, capacity, threads } = *limits;
         let config = &model.config;
         let (query, kv, ffn) = (config.query_dim(), config.kv_dim(), config.feed_forward);
         let widest = config.hidden.max(query).max(ffn);
@@ -55,6 +68,7 @@ impl Buffers {
             packed: vec![0; tokens * packed_bytes_bound(widest)],
             transposed: f32s(outputs),
             angles: f32s(config.rope_dim),
+            attend: vec![vec![0.0; Attend::scratch_len(capacity, config.head_dim)]; threads],
             logits: vec![0.0; logits_rows * model.vocab_size()],
             logits_rows: vec![0.0; if logits_rows > 1 { logits_rows * model.vocab_size() } else { 0 }],
             tokens,
@@ -245,7 +259,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Rotates queries and keys, and writes keys and values to the cache as half floats.
+    /// Rotates queries and keys, rounds queries to half precision, and writes keys and values to the cache as half floats.
     fn store_keys_and_values(&mut self, layer: usize, m: usize, position: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
         let (query, kv, pairing) = (config.query_dim(), config.kv_dim(), config.rope_pairing);
@@ -258,6 +272,7 @@ impl<'a> Step<'a> {
             let (keys, values) = b.kv_half.split_at_mut(kv);
             // SAFETY: the kernel set was selected for this CPU.
             unsafe {
+                (self.kernels.ops.round_to_f16)(&mut b.q[t * query..][..query]);
                 (self.kernels.ops.f16_from_f32)(&b.k[t * kv..][..kv], keys);
                 (self.kernels.ops.f16_from_f32)(&b.v[t * kv..][..kv], values);
             }
@@ -272,19 +287,25 @@ impl<'a> Step<'a> {
         let group = heads / config.kv_heads;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let (q, attend) = (&b.q, self.kernels.ops.attend);
-        self.pool.for_each_chunk(&mut b.attention[..m * heads * head_dim], head_dim, |i, out| {
-            let (t, head) = (i / heads, i % heads);
-            let positions = position + t + 1;
-            let mut args = Attend {
-                query: &q[i * head_dim..][..head_dim],
-                keys: cache.keys(layer, head / group, positions),
-                values: cache.values(layer, head / group, positions),
-                scale,
-                out,
-            };
-            // SAFETY: the kernel set was selected for this CPU.
-            unsafe { attend(&mut args) }
-        });
+        self.pool.for_each_chunk_with(
+            &mut b.attention[..m * heads * head_dim],
+            head_dim,
+            &mut b.attend,
+            |i, out, scratch| {
+                let (t, head) = (i / heads, i % heads);
+                let positions = position + t + 1;
+                let mut args = Attend {
+                    query: &q[i * head_dim..][..head_dim],
+                    keys: cache.keys(layer, head / group, positions),
+                    values: cache.values(layer, head / group, positions),
+                    scale,
+                    scratch,
+                    out,
+                };
+                // SAFETY: the kernel set was selected for this CPU.
+                unsafe { attend(&mut args) }
+            },
+        );
     }
 
     /// Logits [count, vocab] of the rows `first..first + count` of the last chunk.

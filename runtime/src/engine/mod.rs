@@ -17,7 +17,7 @@ use crate::quant::activation::ActivationQuant;
 use crate::threads::ThreadPool;
 use crate::{Error, Result};
 use bitforge_schema::selection::Selection;
-use forward::{Buffers, Step};
+use forward::{Buffers, Limits, Step};
 use kv_cache::{KvCache, KvShape};
 use rope::Rope;
 use std::path::Path;
@@ -94,7 +94,13 @@ impl Engine {
         let pool = ThreadPool::new(threads).map_err(|source| {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
-        let buffers = Buffers::new(&model, PREFILL_CHUNK.min(capacity), LOGITS_CHUNK.min(capacity));
+        let limits = Limits {
+            tokens: PREFILL_CHUNK.min(capacity),
+            logits_rows: LOGITS_CHUNK.min(capacity),
+            capacity,
+            threads: pool.threads(),
+        };
+        let buffers = Buffers::new(&model, &limits);
         Ok(Engine {
             rope: Rope::new(&model),
             model,

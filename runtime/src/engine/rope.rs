@@ -1,36 +1,45 @@
-//! Rotary position embedding: angles per position (Su et al. 2021), computed in f64.
+//! Rotary position embedding: angles per position (Su et al. 2021), in the arithmetic of ggml: frequencies
+//! are the powers of one f32 ratio, multiplied up step by step.
 
 use crate::model::Model;
 
-/// Angular frequencies of one model.
-pub struct Rope {
-    /// [rope_dim / 2] radians per position.
-    frequencies: Vec<f64>,
+/// Angles of one model.
+pub(super) struct Rope {
+    pairs: usize,
+    /// base^(-2 / rope_dim), the ratio of neighbouring frequencies.
+    ratio: f32,
+    /// Factor on positions (linear scaling).
+    scale: f32,
+    /// [pairs] divisors of the frequencies.
+    factors: Option<Vec<f32>>,
 }
 
 impl Rope {
-    pub fn new(model: &Model) -> Self {
+    pub(super) fn new(model: &Model) -> Self {
         let config = &model.config;
-        let frequency = |pair: usize| {
-            let exponent = 2.0 * pair as f64 / config.rope_dim as f64;
-            let factor = model.rope_factors.as_ref().map_or(1.0, |factors| f64::from(factors[pair]));
-            f64::from(config.rope_scale) * f64::from(config.rope_base).powf(-exponent) / factor
-        };
-        Rope { frequencies: (0..config.rope_dim / 2).map(frequency).collect() }
+        Rope {
+            pairs: config.rope_dim / 2,
+            ratio: config.rope_base.powf(-2.0 / config.rope_dim as f32),
+            scale: config.rope_scale,
+            factors: model.rope_factors.clone(),
+        }
     }
 
     /// Pairs of elements that are rotated.
-    pub fn pairs(&self) -> usize {
-        self.frequencies.len()
+    pub(super) fn pairs(&self) -> usize {
+        self.pairs
     }
 
     /// Writes the cosines and sines of the angles at `position` (negative to rotate back) into `out`
     /// [2 * pairs]: cosines first.
-    pub fn angles(&self, position: i64, out: &mut [f32]) {
-        let (cos, sin) = out.split_at_mut(self.frequencies.len());
-        for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
-            let (s, c) = (position as f64 * frequency).sin_cos();
-            (*cos, *sin) = (c as f32, s as f32);
+    pub(super) fn angles(&self, position: i64, out: &mut [f32]) {
+        let (cos, sin) = out.split_at_mut(self.pairs);
+        let mut theta = position as f32;
+        for (pair, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
+            let factor = self.factors.as_ref().map_or(1.0, |factors| factors[pair]);
+            let angle = self.scale * (theta / factor);
+            (*cos, *sin) = (angle.cos(), angle.sin());
+            theta *= self.ratio;
         }
     }
 }

@@ -147,6 +147,11 @@ impl Gguf {
         )
     }
 
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        self.storage.bytes()
+    }
+
     /// All tensor infos in file order, of every type.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.header.tensors

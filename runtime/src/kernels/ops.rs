@@ -6,7 +6,7 @@ use super::SimdLevel;
 
 /// One query head against the cached keys and values of its KV head.
 pub struct Attend<'a> {
-    /// [head_dim].
+    /// [head_dim], already rounded to half precision (see [`Ops::round_to_f16`]).
     pub query: &'a [f32],
     /// [positions, head_dim] half floats.
     pub keys: &'a [u16],
@@ -14,8 +14,17 @@ pub struct Attend<'a> {
     pub values: &'a [u16],
     /// 1 / sqrt(head_dim).
     pub scale: f32,
+    /// Scratch of [`Attend::scratch_len`] elements; its contents do not matter.
+    pub scratch: &'a mut [f32],
     /// [head_dim].
     pub out: &'a mut [f32],
+}
+
+impl Attend<'_> {
+    /// Scores, padded to eight, and 32 partial sums of the output.
+    pub const fn scratch_len(positions: usize, head_dim: usize) -> usize {
+        positions.next_multiple_of(8) + 32 * head_dim
+    }
 }
 
 /// One instance of every operation; see `arch/all/ops.rs` for the definitions.
@@ -29,4 +38,5 @@ pub struct Ops {
     pub rope_neox: unsafe fn(head: &mut [f32], cos: &[f32], sin: &[f32]),
     pub attend: unsafe fn(args: &mut Attend<'_>),
     pub f16_from_f32: unsafe fn(src: &[f32], dst: &mut [u16]),
+    pub round_to_f16: unsafe fn(values: &mut [f32]),
 }

@@ -2,6 +2,7 @@
 //!
 //! Adding a kernel is one file under `arch/` and one row here.
 
+use super::ops::Ops;
 use super::{Tile, arch};
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
@@ -66,13 +67,6 @@ pub const MATMUL: &[&[MatmulKernel]] = &[
     arch::all::MATMUL,
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::MATMUL,
-];
-
-/// Every function that packs activations.
-pub const ACTIVATION: &[&[QuantizeActivationKernel]] = &[
-    arch::all::ACTIVATION,
-    #[cfg(target_arch = "x86_64")]
-    arch::x86_64::ACTIVATION,
 ];
 
 /// Every instance of the element-wise operations and attention.

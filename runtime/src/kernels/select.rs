@@ -1,7 +1,8 @@
 //! Choosing kernels: a request and a probe of the CPU in, a printable [`KernelSet`] out.
 
+use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
 use super::ops::Ops;
-use super::registry::{ACTIVATION, MATMUL, MatmulKernel, OPS, QuantizeActivationKernel, SimdLevel};
+use super::registry::{MATMUL, MatmulKernel, OPS, SimdLevel};
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
 use crate::{Error, Result};
@@ -99,7 +100,7 @@ impl KernelSet {
 
     /// The function that packs activations of this type.
     pub fn quantize(&self, activation: ActivationType) -> &'static QuantizeActivationKernel {
-        let candidates = ACTIVATION.iter().copied().flatten();
+        let candidates = QUANTIZE_ACTIVATION.iter().copied().flatten();
         best_of(candidates.filter(|kernel| kernel.activation == activation), self.level, |kernel| {
             kernel.level
         })

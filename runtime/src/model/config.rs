@@ -159,7 +159,7 @@ impl ModelConfig {
 
 /// `none` and `linear` scaling; others change attention in ways this runtime does not have.
 fn rope_scale(gguf: &Gguf, scaling: &str, legacy: &str) -> Result<f32> {
-    let kind = gguf.opt_str(&format!("{scaling}.type"))?.unwrap_or(match gguf.get(legacy) {
+    let kind = gguf.opt_str(&format!("{scaling}.type"))?.unwrap_or(match gguf.value(legacy) {
         Some(_) => "linear",
         None => "none",
     });

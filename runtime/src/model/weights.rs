@@ -2,7 +2,7 @@
 
 use super::ModelConfig;
 use crate::gguf::{Gguf, TensorView};
-use crate::quant::{self, I2sLayout};
+use crate::quant::{self, I2sError, I2sLayout, i2s};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -102,7 +102,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(gguf: &'a Arc<Gguf>, layout: I2sLayout) -> Self {
-        let unread = gguf.tensors().map(|tensor| tensor.name.to_owned()).collect();
+        let unread = gguf.tensors().iter().map(|tensor| tensor.name.clone()).collect();
         Reader { gguf, layout, unread }
     }
 
@@ -168,30 +168,36 @@ impl<'a> Reader<'a> {
         let view = self.take(name, &[columns, rows])?;
         let (ty, offset) = (view.ty, view.offset);
         let row_bytes = ty.row_bytes(columns as u64).map_or(0, |bytes| bytes as usize);
-        let (packed, trailer) = view.bytes.split_at(rows * row_bytes);
-        let mut tensor_scale = 1.0;
         let start = offset as usize;
-        let mut data = Data::File(Arc::clone(self.gguf), start..start + packed.len());
+        let mut data = Data::File(Arc::clone(self.gguf), start..start + rows * row_bytes);
+        let mut tensor_scale = 1.0;
         if ty == TensorType::I2S {
-            tensor_scale = f32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]);
+            tensor_scale = i2s::scale(view.bytes);
             if !tensor_scale.is_finite() {
-                let what = format!("the scale of tensor '{name}' is {tensor_scale}");
-                let at = offset + packed.len() as u64;
-                return Err(Error::malformed(self.gguf.path(), at, what, "fetch or convert the model again"));
+                return Err(self.gguf.bad_tensor(name, format!("has the scale {tensor_scale}")));
             }
-            if let Some(byte) = quant::find_invalid_i2s_code(packed) {
-                return Err(Error::malformed(
-                    self.gguf.path(),
-                    offset + byte as u64,
-                    format!("tensor '{name}' has the code 3, which stands for no ternary weight"),
-                    "fetch or convert the model again",
-                ));
-            }
-            if self.layout != I2sLayout::X86 {
-                data = Data::Converted(quant::i2s_to_x86(packed, self.layout, columns));
+            if self.layout == I2sLayout::X86 {
+                i2s::validate(&view.bytes[..rows * row_bytes])
+                    .map_err(|code| self.invalid(&view, code.into()))?;
+            } else {
+                let mut bytes = quant::i2s_to_x86(view.bytes, self.layout, columns)
+                    .map_err(|e| self.invalid(&view, e))?;
+                bytes.truncate(rows * row_bytes);
+                data = Data::Converted(bytes);
             }
         }
         Ok(Matrix { name: name.to_owned(), ty, rows, columns, row_bytes, tensor_scale, data })
+    }
+
+    fn invalid(&self, view: &TensorView<'_>, error: I2sError) -> Error {
+        let byte = if let I2sError::InvalidCode(code) = error { code.byte } else { 0 };
+        let what = format!("tensor '{}': {error}", view.name);
+        Error::malformed(
+            self.gguf.path(),
+            view.offset + byte as u64,
+            what,
+            "fetch or convert the model again, or check --i2s-layout",
+        )
     }
 
     /// The tensor `name`, which must have exactly these dimensions (dimension 0 first).

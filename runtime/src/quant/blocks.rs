@@ -12,7 +12,7 @@ use half::f16;
 /// # Safety
 /// The type must be `repr(C)` or `repr(transparent)` over byte-sized fields only: alignment 1, no padding,
 /// every bit pattern valid.
-pub unsafe trait Block: Copy {}
+pub unsafe trait Block: Copy + 'static {}
 
 /// The blocks in `bytes`. Panics unless `bytes` is a whole number of them.
 #[inline]
@@ -148,8 +148,9 @@ macro_rules! byte_blocks {
 byte_blocks! {
     F16 = 2, BlockQ4_0 = 18, BlockQ4_1 = 20, BlockQ8_0 = 34, BlockQ8_1 = 36, BlockQ4K = 144,
     BlockQ6K = 210, BlockTQ1_0 = 54, BlockTQ2_0 = 66, BlockQ8K = 292, BlockI2S = 32,
-    [i8; 1] = 1, [i8; 32] = 32, [i8; 128] = 128, [i8; 256] = 256,
-    [u8; 2] = 2, [u8; 4] = 4, [u8; 64] = 64, [u8; 128] = 128,
+    [BlockI2S; 2] = 64, [i8; 32] = 32, [i8; 128] = 128, [i8; 256] = 256,
+    [u8; 2] = 2, [u8; 4] = 4, [u8; 16] = 16, [u8; 32] = 32, [i8; 16] = 16,
+    [[u8; 2]; 16] = 32, [[u8; 16]; 4] = 64, [[u8; 32]; 4] = 128,
 }
 
 impl BlockQ4K {
@@ -158,11 +159,12 @@ impl BlockQ4K {
     /// of bytes 0..4 (scales) and 4..8 (mins).
     #[inline]
     pub fn scales_and_mins(&self) -> ([u8; 8], [u8; 8]) {
-        let s = &self.scales;
-        let low = |i: usize| s[i] & 63;
-        let scale = |g: usize| if g < 4 { low(g) } else { s[g + 4] & 15 | s[g - 4] >> 6 << 4 };
-        let min = |g: usize| if g < 4 { low(g + 4) } else { s[g + 4] >> 4 | s[g] >> 6 << 4 };
-        (std::array::from_fn(scale), std::array::from_fn(min))
+        let words = self.scales.as_chunks::<4>().0;
+        let [low_scales, low_mins, rest] = [0, 1, 2].map(|i| u32::from_le_bytes(words[i]));
+        let six = |word: u32| word & 0x3f3f_3f3f;
+        let high = |low: u32, tops: u32| low & 0x0f0f_0f0f | (tops >> 6 & 0x0303_0303) << 4;
+        let join = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
+        (join(six(low_scales), high(rest, low_scales)), join(six(low_mins), high(rest >> 4, low_mins)))
     }
 
     /// Stores scales and mins (0..=63).
@@ -174,7 +176,7 @@ impl BlockQ4K {
         }
     }
 
-    /// The quants (0..=15) of group pair `p` (0..4): elements 64p..64p+32 and 64p+32..64p+64.
+    /// The quant (0..=15) of an element: 32 bytes hold 64 elements, byte i elements i (low nibble) and i + 32.
     #[inline]
     pub fn quant(&self, element: usize) -> u8 {
         let byte = self.qs[element / 64 * 32 + element % 32];

@@ -16,6 +16,7 @@ mod k_search;
 mod ternary;
 
 pub use decode::dequantize_row;
+pub(crate) use decode::nibbles;
 pub use encode::quantize_row;
 pub use i2s::{I2sError, I2sLayout, i2s_pack, i2s_to_x86};
 pub use ternary::{pack_ternary, unpack_ternary};

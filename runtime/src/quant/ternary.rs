@@ -101,7 +101,7 @@ pub(crate) fn tq1_codes(block: &BlockTQ1_0) -> [i8; 256] {
     tq1_places().for_each(|(byte, n, element)| {
         let packed = if byte < 48 { block.qs[byte] } else { block.qh[byte - 48] };
         let top = packed.wrapping_mul(POW3[n]);
-        codes[element] = (u16::from(top) * 3 >> 8) as i8 - 1;
+        codes[element] = ((u16::from(top) * 3) >> 8) as i8 - 1;
     });
     codes
 }

@@ -126,7 +126,8 @@ impl Tokenizer {
         let ends: Vec<u32> = spec.eos.into_iter().chain(spec.eot).collect();
         let mut vocab = Vocab::new(spec.tokens, &spec.token_types, spelling, &ends, path)?;
         vocab.end_of_turn = spec.eot.or(vocab.end_of_turn);
-        let llama3 = [b"<|begin_of_text|>".as_slice(), b"<|eot_id|>"].iter().all(|text| vocab.id(text).is_some());
+        let llama3 =
+            [b"<|begin_of_text|>".as_slice(), b"<|eot_id|>"].iter().all(|text| vocab.id(text).is_some());
 
         let (model, family, add_bos, bos, eos) = match spelling {
             Spelling::ByteLevel => {
@@ -158,7 +159,8 @@ impl Tokenizer {
             }
         };
         if spec.add_bos == Some(true) && bos.is_none() || spec.add_eos == Some(true) && eos.is_none() {
-            let what = "tokenizer.ggml.add_bos_token or add_eos_token asks for a token that the file does not name";
+            let what =
+                "tokenizer.ggml.add_bos_token or add_eos_token asks for a token that the file does not name";
             let remedy = "set tokenizer.ggml.bos_token_id and eos_token_id in the file";
             return Err(Error::unsupported(path, what, remedy));
         }
@@ -194,7 +196,8 @@ impl Tokenizer {
             let what = format!("a text of {} bytes is too long to tokenize at once", text.len());
             return Err(Error::limit(what, format!("split it into parts of at most {MAX_TEXT_BYTES} bytes")));
         }
-        let is_text = |id: u32| special == SpecialTokens::AsText && self.vocab.kind(id) != Some(Kind::UserDefined);
+        let is_text =
+            |id: u32| special == SpecialTokens::AsText && self.vocab.kind(id) != Some(Kind::UserDefined);
         let specials = self.vocab.special.iter().map(|(id, text)| (*id, text.as_slice()));
         let fragments = special::split(text, specials.filter(|(id, _)| !is_text(*id)));
 
@@ -208,7 +211,9 @@ impl Tokenizer {
         for fragment in fragments {
             match fragment {
                 Fragment::Token(id) => ids.push(id),
-                Fragment::Text(ref range) => self.encode_text(&text[range.clone()], after_special, &mut ids)?,
+                Fragment::Text(ref range) => {
+                    self.encode_text(&text[range.clone()], after_special, &mut ids)?
+                }
             }
             after_special = matches!(fragment, Fragment::Token(_));
         }
@@ -343,7 +348,9 @@ fn choose_pre(
 ) -> Result<&'static pre::PreRow> {
     let name = name.unwrap_or_else(|| {
         let (chosen, why) = match llama3 && vocab.len() >= 128_000 {
-            true => (pre::LLAMA_BPE, "its vocabulary is llama-3's (llama.cpp and bitnet.cpp would use default)"),
+            true => {
+                (pre::LLAMA_BPE, "its vocabulary is llama-3's (llama.cpp and bitnet.cpp would use default)")
+            }
             false => (pre::DEFAULT, "as llama.cpp does; the text may be cut differently than in training"),
         };
         warnings.push(format!("{}: no tokenizer.ggml.pre, using {chosen}: {why}", path.display()));

@@ -48,10 +48,7 @@ const ROWS: [PreRow; 6] = [
         add_bos: true,
         ..row(&[LLAMA_BPE, "llama3", "llama-v3", "falcon3", "falcon-h1"], &[LLAMA3_WORDS])
     },
-    row(
-        &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
-        &[r"\p{N}", GPT2_WORDS],
-    ),
+    row(&["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"], &[r"\p{N}", GPT2_WORDS]),
     row(&["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2"], &[QWEN2_WORDS]),
     row(&["gpt-2", "mpt", "olmo", "phi-2", "jais", "exaone4"], &[GPT2_WORDS]),
     row(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2_WORDS, "[0-9][0-9][0-9]"]),

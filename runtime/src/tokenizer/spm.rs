@@ -27,7 +27,8 @@ impl Spm {
         path: &Path,
     ) -> Result<Spm> {
         if scores.len() != vocab.len() {
-            let what = format!("{} tokens but {} entries in tokenizer.ggml.scores", vocab.len(), scores.len());
+            let what =
+                format!("{} tokens but {} entries in tokenizer.ggml.scores", vocab.len(), scores.len());
             return Err(Error::unsupported(path, what, "convert the model again: one score per token"));
         }
         if let Some(id) = scores.iter().position(|score| score.is_nan()) {
@@ -66,7 +67,11 @@ impl Spm {
                 continue;
             }
             let bytes = &text[symbol.start as usize..symbol.end as usize];
-            match bytes.iter().map(|byte| self.byte_ids[*byte as usize].ok_or(*byte)).collect::<Result<Vec<_>, _>>() {
+            match bytes
+                .iter()
+                .map(|byte| self.byte_ids[*byte as usize].ok_or(*byte))
+                .collect::<Result<Vec<_>, _>>()
+            {
                 Ok(ids) => out.extend(ids),
                 Err(byte) => out.push(self.unknown.ok_or(byte)?),
             }

@@ -63,9 +63,33 @@ const FILL_END_TEXTS: [&[&str]; 3] = [
     &["<|file_sep|>"],
 ];
 const FILL_TEXTS: [&[&str]; 3] = [
-    &["<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>"],
-    &["<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>"],
-    &["<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>"],
+    &[
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<｜fim▁begin｜>",
+        "<PRE>",
+        "▁<PRE>",
+        "<|code_prefix|>",
+    ],
+    &[
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "<fim_suffix>",
+        "<｜fim▁hole｜>",
+        "<SUF>",
+        "▁<SUF>",
+        "<|code_suffix|>",
+    ],
+    &[
+        "<|fim_middle|>",
+        "<fim-middle>",
+        "<fim_middle>",
+        "<｜fim▁end｜>",
+        "<MID>",
+        "▁<MID>",
+        "<|code_middle|>",
+    ],
 ];
 
 pub(super) struct Vocab {
@@ -106,7 +130,11 @@ impl Vocab {
             }
             if let Some(first) = ids.insert(text, id as u32) {
                 let what = format!("tokens {first} and {id} have the same text in tokenizer.ggml.tokens");
-                return Err(Error::unsupported(path, what, "convert the model again: token texts are unique"));
+                return Err(Error::unsupported(
+                    path,
+                    what,
+                    "convert the model again: token texts are unique",
+                ));
             }
         }
         let kinds = (0..ids.len()).map(|id| kind_of(types.get(id).copied())).collect();
@@ -195,7 +223,11 @@ impl Vocab {
                 Kind::Normal => unescape_spaces(text, &mut self.bytes),
                 Kind::Byte => self.bytes.push(byte_token(text).ok_or_else(|| {
                     let what = format!("token {id} is a byte but reads {:?}", String::from_utf8_lossy(text));
-                    Error::unsupported(path, what, "convert the model again: byte tokens read <0x00> to <0xFF>")
+                    Error::unsupported(
+                        path,
+                        what,
+                        "convert the model again: byte tokens read <0x00> to <0xFF>",
+                    )
                 })?),
                 Kind::Unused => {}
             }

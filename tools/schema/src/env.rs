@@ -65,6 +65,11 @@ impl Env {
         self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
     }
 
+    /// Names and values, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// One warning per variable that looks like ours but is not registered.
     pub fn unknown_variable_warnings(&self) -> Vec<String> {
         self.0

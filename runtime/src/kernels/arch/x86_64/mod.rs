@@ -1,7 +1,53 @@
-//! AVX2 kernels, checked against [`super::all`].
+//! AVX2 kernels (with FMA and F16C), checked against [`super::all`] bit for bit.
 
-use crate::kernels::MatmulKernel;
-
+mod matmul;
+mod matmul_float;
+mod matmul_k;
+mod matmul_ternary;
 pub mod ops;
+mod quantize;
+mod simd;
 
-pub const MATMUL: &[MatmulKernel] = &[];
+use super::QuantizeActivationKernel;
+use crate::kernels::{MatmulKernel, SimdLevel, Tile};
+use crate::quant::activation::ActivationType;
+use crate::tensor::TensorType;
+
+const fn kernel(
+    id: &'static str,
+    weight: TensorType,
+    activation: ActivationType,
+    run: unsafe fn(&mut Tile<'_>),
+) -> MatmulKernel {
+    MatmulKernel { id, weight, activation, level: SimdLevel::Avx2, run }
+}
+
+pub const MATMUL: &[MatmulKernel] = &[
+    kernel("f32.f32.avx2", TensorType::F32, ActivationType::F32, matmul_float::f32_f32),
+    kernel("f16.f16.avx2", TensorType::F16, ActivationType::F16, matmul_float::f16_f16),
+    kernel("bf16.bf16.avx2", TensorType::BF16, ActivationType::BF16, matmul_float::bf16_bf16),
+    kernel("q4_0.q8_0.avx2", TensorType::Q4_0, ActivationType::Q8_0, matmul::q4_0_q8_0),
+    kernel("q4_1.q8_1.avx2", TensorType::Q4_1, ActivationType::Q8_1, matmul::q4_1_q8_1),
+    kernel("q8_0.q8_0.avx2", TensorType::Q8_0, ActivationType::Q8_0, matmul::q8_0_q8_0),
+    kernel("q4_k.q8_k.avx2", TensorType::Q4K, ActivationType::Q8K, matmul_k::q4_k_q8_k),
+    kernel("q6_k.q8_k.avx2", TensorType::Q6K, ActivationType::Q8K, matmul_k::q6_k_q8_k),
+    kernel("tq1_0.q8_k.avx2", TensorType::TQ1_0, ActivationType::Q8K, matmul_ternary::tq1_0_q8_k),
+    kernel("tq2_0.q8_k.avx2", TensorType::TQ2_0, ActivationType::Q8K, matmul_ternary::tq2_0_q8_k),
+    kernel("i2_s.q8_k.avx2", TensorType::I2S, ActivationType::Q8K, matmul_ternary::i2_s_q8_k),
+    kernel("tq1_0.i8.avx2", TensorType::TQ1_0, ActivationType::I8Token, matmul_ternary::tq1_0_i8),
+    kernel("tq2_0.i8.avx2", TensorType::TQ2_0, ActivationType::I8Token, matmul_ternary::tq2_0_i8),
+    kernel("i2_s.i8.avx2", TensorType::I2S, ActivationType::I8Token, matmul_ternary::i2_s_i8),
+];
+
+const fn quantize(activation: ActivationType, run: unsafe fn(&[f32], &mut [u8])) -> QuantizeActivationKernel {
+    QuantizeActivationKernel { activation, level: SimdLevel::Avx2, run }
+}
+
+pub const QUANTIZE: &[QuantizeActivationKernel] = &[
+    quantize(ActivationType::F16, quantize::f16),
+    quantize(ActivationType::BF16, quantize::bf16),
+    quantize(ActivationType::Q8_0, quantize::q8_0),
+    quantize(ActivationType::Q8_1, quantize::q8_1),
+    quantize(ActivationType::Q8K, quantize::q8_k),
+    quantize(ActivationType::I8Token, quantize::i8_token),
+];

@@ -14,6 +14,7 @@ pub const OPS: Ops = Ops {
     rope_neox,
     attend,
     f16_from_f32,
+    round_to_f16,
 };
 
 /// Half floats through F16C. Used only inside the functions of this file, which enable it.
@@ -78,6 +79,11 @@ fn f16_from_f32(src: &[f32], dst: &mut [u16]) {
     portable::f16_from_f32::<F16c>(src, dst);
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+fn round_to_f16(values: &mut [f32]) {
+    portable::round_to_f16::<F16c>(values);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,14 +111,16 @@ mod tests {
                     let mut norm = vec![0.0; x.len()];
                     let (mut silu, mut relu2) = (x.clone(), x.clone());
                     let mut half = vec![0u16; x.len()];
+                    let mut rounded = x.clone();
                     // SAFETY: `with_both` checked the CPU.
                     unsafe {
                         (ops.rms_norm)(&x, &y, 1e-5, &mut norm);
                         (ops.silu_mul)(&mut silu, &y);
                         (ops.relu2_mul)(&mut relu2, &y);
                         (ops.f16_from_f32)(&x, &mut half);
+                        (ops.round_to_f16)(&mut rounded);
                     }
-                    ([norm, silu, relu2].map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>()), half)
+                    ([norm, silu, relu2, rounded].map(|v| v.into_iter().map(f32::to_bits).collect::<Vec<_>>()), half)
                 };
                 assert_eq!(run(scalar), run(avx2));
             });
@@ -131,10 +139,11 @@ mod tests {
             with_both(|scalar, avx2| {
                 let run = |ops: &Ops| {
                     let mut out = vec![0.0; d];
+                    let mut scratch = vec![f32::NAN; Attend::scratch_len(n, d)];
                     let (mut adjacent, mut neox) = (query.clone(), query.clone());
                     // SAFETY: `with_both` checked the CPU.
                     unsafe {
-                        (ops.attend)(&mut Attend { query: &query, keys: &keys, values: &values, scale: 0.2, out: &mut out });
+                        (ops.attend)(&mut Attend { query: &query, keys: &keys, values: &values, scale: 0.2, scratch: &mut scratch, out: &mut out });
                         (ops.rope_adjacent)(&mut adjacent, &cos, &sin);
                         (ops.rope_neox)(&mut neox, &cos, &sin);
                     }

@@ -1,0 +1,78 @@
+//! The Jinja environment that chat templates expect, the one of Hugging Face's `apply_chat_template`.
+//!
+//! Blocks are trimmed, Python's string and dictionary methods work, `raise_exception` and `strftime_now` exist.
+//! Templates come from files of strangers: steps are counted ([`FUEL`]), nothing can be loaded or included, and
+//! every failure is an error that names the line.
+
+use super::{AddGenerationPrompt, ChatContext, Message, strftime};
+use crate::error::{Error as RuntimeError, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Steps (and 64-byte pieces of text) that one rendering may take: well under a second, at most 64 MB.
+/// Conversations of thousands of messages stay below it.
+const FUEL: u64 = 1_000_000;
+
+const NAME: &str = "tokenizer.chat_template";
+
+/// Whether `source` compiles.
+pub(super) fn check(source: &str, path: &Path) -> Result<()> {
+    environment(SystemTime::UNIX_EPOCH)
+        .template_from_named_str(NAME, source)
+        .map_err(|e| failure(&e, path))?;
+    Ok(())
+}
+
+pub(super) fn render(
+    source: &str,
+    path: &Path,
+    messages: &[Message],
+    prompt: AddGenerationPrompt,
+    chat: &ChatContext,
+) -> Result<String> {
+    let environment = environment(chat.now);
+    let message = |m: &Message| context! { role => m.role.name(), content => m.content.as_str() };
+    let variables = context! {
+        messages => messages.iter().map(message).collect::<Vec<Value>>(),
+        add_generation_prompt => prompt == AddGenerationPrompt::Yes,
+        bos_token => chat.bos_token.as_str(),
+        eos_token => chat.eos_token.as_str(),
+        tools => (),
+        documents => (),
+    };
+    environment
+        .template_from_named_str(NAME, source)
+        .and_then(|template| template.render(variables))
+        .map_err(|e| failure(&e, path))
+}
+
+fn environment(now: SystemTime) -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the usual delimiters are valid"));
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", move |format: String| {
+        strftime::format(&format, now).map_err(|what| Error::new(ErrorKind::InvalidOperation, what))
+    });
+    environment
+}
+
+fn failure(error: &Error, path: &Path) -> RuntimeError {
+    let line = error.line().map_or(String::new(), |line| format!(" in line {line}"));
+    let detail = match error.kind() {
+        ErrorKind::OutOfFuel => format!("it takes more than {FUEL} steps"),
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_string),
+    };
+    let what = format!("{NAME} fails{line}: {detail}");
+    RuntimeError::unsupported(
+        path,
+        what,
+        "use --chat raw, instruct or llama3-chat instead of the file's template",
+    )
+}

@@ -1,0 +1,207 @@
+//! Scalar products of packed weight rows with packed activation rows.
+//!
+//! Integers are exact (i32, enough for rows of 5 million weights). Floats are accumulated as ggml's AVX2
+//! kernels do, so that every level and llama.cpp itself give the same bits: eight lanes, lane l taking the
+//! elements e with e % 32 / 4 = l of a block, each block adding scale * lane with one rounding (a fused
+//! multiply-add), and at the end [`Lanes::sum`]. Activation quants of Q8_0 and Q8_1 are never -128
+//! (see [`crate::quant::activation`]). Deliberately absent: speed.
+
+use crate::kernels::Tile;
+use crate::quant::activation::i8_token_parts;
+use crate::quant::blocks::*;
+use crate::quant::{i2s, nibbles, tq1_codes, tq2_codes};
+
+/// Eight f32 accumulators.
+#[derive(Default)]
+struct Lanes([f32; 8]);
+
+impl Lanes {
+    fn add(&mut self, scale: f32, lanes: [i32; 8]) {
+        for (sum, lane) in self.0.iter_mut().zip(lanes) {
+            *sum = scale.mul_add(lane as f32, *sum);
+        }
+    }
+
+    /// Halves are added twice, then the last pair.
+    fn sum(&self) -> f32 {
+        let l = &self.0;
+        ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+    }
+}
+
+/// Lane sums of `product(element)` over elements 0..32.
+fn lanes_of(product: impl Fn(usize) -> i32) -> [i32; 8] {
+    std::array::from_fn(|lane| (4 * lane..4 * lane + 4).map(&product).sum())
+}
+
+fn pairs<'a, W: Block, A: Block>(
+    row: &'a [u8],
+    activation: &'a [u8],
+) -> impl Iterator<Item = (&'a W, &'a A)> {
+    let (row, activation) = (blocks::<W>(row), blocks::<A>(activation));
+    assert_eq!(row.len(), activation.len());
+    row.iter().zip(activation)
+}
+
+pub(super) fn q4_0_q8_0(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        let mut acc = Lanes::default();
+        for (w, a) in pairs::<BlockQ4_0, BlockQ8_0>(row, activation) {
+            let q = nibbles(&w.qs);
+            acc.add(w.d.get() * a.d.get(), lanes_of(|e| (i32::from(q[e]) - 8) * i32::from(a.qs[e])));
+        }
+        acc.sum()
+    });
+}
+
+pub(super) fn q4_1_q8_1(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        let (mut acc, mut minima) = (Lanes::default(), 0.0f32);
+        for (w, a) in pairs::<BlockQ4_1, BlockQ8_1>(row, activation) {
+            let q = nibbles(&w.qs);
+            minima = w.m.get().mul_add(a.s.get(), minima);
+            acc.add(w.d.get() * a.d.get(), lanes_of(|e| i32::from(q[e]) * i32::from(a.qs[e])));
+        }
+        acc.sum() + minima
+    });
+}
+
+pub(super) fn q8_0_q8_0(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        let mut acc = Lanes::default();
+        for (w, a) in pairs::<BlockQ8_0, BlockQ8_0>(row, activation) {
+            acc.add(w.d.get() * a.d.get(), lanes_of(|e| i32::from(w.qs[e]) * i32::from(a.qs[e])));
+        }
+        acc.sum()
+    });
+}
+
+/// The minima are accumulated apart in four lanes of four groups' sums.
+pub(super) fn q4_k_q8_k(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        let (mut acc, mut minima) = (Lanes::default(), [0.0f32; 4]);
+        for (w, a) in pairs::<BlockQ4K, BlockQ8K>(row, activation) {
+            let (scales, mins) = w.scales_and_mins();
+            let dmin = -a.d() * w.dmin.get();
+            for (lane, minimum) in minima.iter_mut().enumerate() {
+                let term = |g: usize| i32::from(mins[g]) * (a.bsum(2 * g) + a.bsum(2 * g + 1));
+                *minimum = dmin.mul_add((term(2 * lane) + term(2 * lane + 1)) as f32, *minimum);
+            }
+            acc.add(
+                a.d() * w.d.get(),
+                lanes_of(|e| {
+                    let term = |g: usize| {
+                        i32::from(scales[g]) * i32::from(w.quant(32 * g + e)) * i32::from(a.qs[32 * g + e])
+                    };
+                    (0..8).map(term).sum()
+                }),
+            );
+        }
+        acc.sum() + ((minima[0] + minima[2]) + (minima[1] + minima[3]))
+    });
+}
+
+/// Quants are unsigned; the offset of 32 is taken off with the sums of the activation, lane l taking those
+/// of groups 2l and 2l + 1.
+pub(super) fn q6_k_q8_k(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        let mut acc = Lanes::default();
+        for (w, a) in pairs::<BlockQ6K, BlockQ8K>(row, activation) {
+            let mut lanes = lanes_of(|e| {
+                let term =
+                    |e: usize| i32::from(w.scales[e / 16]) * i32::from(w.quant(e)) * i32::from(a.qs[e]);
+                (0..8).map(|g| term(32 * g + e)).sum()
+            });
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                let term = |g: usize| i32::from(w.scales[g]) * a.bsum(g);
+                *lane -= 32 * (term(2 * l) + term(2 * l + 1));
+            }
+            acc.add(a.d() * w.d.get(), lanes);
+        }
+        acc.sum()
+    });
+}
+
+pub(super) fn tq1_0_q8_k(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        let blocks = pairs::<BlockTQ1_0, BlockQ8K>(row, activation);
+        ternary_q8_k(blocks.map(|(w, a)| (tq1_codes(w), w.d.get(), a)))
+    });
+}
+
+pub(super) fn tq2_0_q8_k(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        let blocks = pairs::<BlockTQ2_0, BlockQ8K>(row, activation);
+        ternary_q8_k(blocks.map(|(w, a)| (tq2_codes(w), w.d.get(), a)))
+    });
+}
+
+/// As TQ2_0 whose every block has the tensor's scale.
+pub(super) fn i2_s_q8_k(tile: &mut Tile<'_>) {
+    let scale = tile.tensor_scale;
+    tile.for_each_pair(|row, activation| {
+        let blocks = pairs::<[BlockI2S; 2], BlockQ8K>(row, activation);
+        ternary_q8_k(blocks.map(|(w, a)| {
+            let mut codes = [0; 256];
+            for (group, codes) in w.iter().zip(codes.as_chunks_mut().0) {
+                *codes = i2s::unpack_group(&group.0);
+            }
+            (codes, scale, a)
+        }))
+    });
+}
+
+/// Sum over blocks of (codes, scale, activation). The codes are multiplied as 0, 1, 2 and the surplus is taken
+/// off with the sums of the activation, lane l taking those of groups 2l and 2l + 1.
+fn ternary_q8_k<'a>(blocks: impl Iterator<Item = ([i8; 256], f32, &'a BlockQ8K)>) -> f32 {
+    let mut acc = Lanes::default();
+    for (codes, scale, a) in blocks {
+        let term = |e: usize| (i32::from(codes[e]) + 1) * i32::from(a.qs[e]);
+        let mut lanes = lanes_of(|e| (0..8).map(|g| term(32 * g + e)).sum());
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            *lane -= a.bsum(2 * l) + a.bsum(2 * l + 1);
+        }
+        acc.add(a.d() * scale, lanes);
+    }
+    acc.sum()
+}
+
+pub(super) fn tq1_0_i8(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        ternary_i8(blocks::<BlockTQ1_0>(row).iter().map(|w| (tq1_codes(w), w.d.get())), activation)
+    });
+}
+
+pub(super) fn tq2_0_i8(tile: &mut Tile<'_>) {
+    tile.for_each_pair(|row, activation| {
+        ternary_i8(blocks::<BlockTQ2_0>(row).iter().map(|w| (tq2_codes(w), w.d.get())), activation)
+    });
+}
+
+/// Lanes over blocks of (codes, scale), divided by the token's scale.
+fn ternary_i8(weights: impl ExactSizeIterator<Item = ([i8; 256], f32)>, activation: &[u8]) -> f32 {
+    let (token_scale, _, quants) = i8_token_parts(activation);
+    let quants = blocks::<[i8; 256]>(quants);
+    assert_eq!(weights.len(), quants.len());
+    let mut acc = Lanes::default();
+    for ((codes, scale), q) in weights.zip(quants) {
+        let term = |e: usize| i32::from(codes[e]) * i32::from(q[e]);
+        acc.add(scale, lanes_of(|e| (0..8).map(|g| term(32 * g + e)).sum()));
+    }
+    acc.sum() / token_scale
+}
+
+/// One integer sum for the whole row, divided by the token's scale, times the tensor's, as in bitnet.cpp.
+pub(super) fn i2_s_i8(tile: &mut Tile<'_>) {
+    let scale = tile.tensor_scale;
+    tile.for_each_pair(|row, activation| {
+        let (token_scale, _, quants) = i8_token_parts(activation);
+        let dot: i32 = pairs::<BlockI2S, [i8; 128]>(row, quants)
+            .map(|(w, q)| {
+                let codes = i2s::unpack_group(&w.0);
+                codes.iter().zip(q).map(|(code, q)| i32::from(*code) * i32::from(*q)).sum::<i32>()
+            })
+            .sum();
+        dot as f32 / token_scale * scale
+    });
+}
