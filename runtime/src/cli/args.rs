@@ -1,5 +1,6 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
+use crate::chat::ChatMode;
 use crate::gguf::Mapping;
 use crate::quant::activation::ActivationQuant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -15,13 +16,13 @@ Examples:
   bitnet bench --model model.gguf --pp 512 --tg 128
 
 Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 8 limit reached, 130 interrupted.")]
-pub(super) struct Cli {
+pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub enum Command {
     /// Generate text
     Run(RunArgs),
     /// Show the token ids of a text
@@ -37,7 +38,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn format(&self) -> Format {
+    pub fn format(&self) -> Format {
         let json = match self {
             Command::Run(args) => args.json,
             Command::Tokenize(args) => args.json,
@@ -51,7 +52,7 @@ impl Command {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     Human,
     /// One object on stdout.
     Json,
@@ -59,7 +60,7 @@ pub(super) enum Format {
 
 /// Which file, and how its bytes are taken.
 #[derive(Args, Debug)]
-pub(super) struct ModelArgs {
+pub struct ModelArgs {
     /// A GGUF file, or a name of the catalog (`cargo xtask models list`)
     #[arg(long, short, value_name = "PATH|NAME")]
     pub model: String,
@@ -69,14 +70,14 @@ pub(super) struct ModelArgs {
 }
 
 impl ModelArgs {
-    pub(super) fn mapping(&self) -> Mapping {
+    pub fn mapping(&self) -> Mapping {
         if self.no_mmap { Mapping::Read } else { Mapping::Mmap }
     }
 }
 
 /// How the engine is set up.
 #[derive(Args, Debug)]
-pub(super) struct EngineArgs {
+pub struct EngineArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Compute threads (default: BITNET_THREADS, else the CPUs this process may use)
@@ -97,7 +98,7 @@ pub(super) struct EngineArgs {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum ActivationQuantArg {
+pub enum ActivationQuantArg {
     #[default]
     Token,
     Block256,
@@ -113,7 +114,7 @@ impl From<ActivationQuantArg> for ActivationQuant {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum DeviceArg {
+pub enum DeviceArg {
     #[default]
     Auto,
     Cpu,
@@ -122,7 +123,7 @@ pub(super) enum DeviceArg {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum I2sLayoutArg {
+pub enum I2sLayoutArg {
     #[default]
     X86,
     Arm,
@@ -132,7 +133,7 @@ pub(super) enum I2sLayoutArg {
 /// A prompt from the command line or a file.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
-pub(super) struct PromptArgs {
+pub struct PromptArgs {
     /// The text; special tokens in it are parsed. `-` reads stdin
     #[arg(long, short, value_name = "TEXT")]
     pub prompt: Option<String>,
@@ -142,10 +143,12 @@ pub(super) struct PromptArgs {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct ChatArgs {
-    /// Wrap the prompt in a chat template: the file's own (else a detected one), or the one named
-    #[arg(long, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
-    pub chat: Option<String>,
+pub struct ChatArgs {
+    /// Wrap the prompt in a chat template: auto (the file's own, else a detected one), gguf, raw, instruct or
+    /// llama3-chat
+    #[arg(long, value_enum, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "auto", hide_possible_values = true)]
+    pub chat: Option<ChatMode>,
     /// The system message of the chat
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
@@ -154,7 +157,7 @@ pub(super) struct ChatArgs {
 /// Settings of the sampling chain, in the order they apply; the defaults are llama.cpp's.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Sampling")]
-pub(super) struct SamplingArgs {
+pub struct SamplingArgs {
     /// Divide (positive) or multiply (negative) logits of tokens that occurred; 1 is off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub repetition_penalty: f32,
@@ -192,7 +195,7 @@ Examples:
   bitnet run -m model.gguf -f prompt.txt --stop '\\n\\n' --seed 7 --top-k 0 --top-p 0.9
 
 Text goes to stdout as it is made; everything else to stderr. In --stop, \\n, \\t and \\\\ are understood.")]
-pub(super) struct RunArgs {
+pub struct RunArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
@@ -226,11 +229,13 @@ pub(super) struct RunArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bitnet tokenize -m smollm2-135m -p 'Hello world' --json")]
-pub(super) struct TokenizeArgs {
+pub struct TokenizeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
     pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -242,7 +247,7 @@ Example:
   bitnet logits -m model.gguf --tokens 1,450,7483 --out logits.f32
 
 The file is little-endian f32 [positions, vocabulary]; exactly the given ids are evaluated, no BOS is added.")]
-pub(super) struct LogitsArgs {
+pub struct LogitsArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Token ids to evaluate
@@ -258,7 +263,7 @@ pub(super) struct LogitsArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bitnet inspect -m smollm2-135m --json")]
-pub(super) struct InspectArgs {
+pub struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Print one JSON object
@@ -273,7 +278,7 @@ Examples:
   bitnet bench -m model.gguf --pp 128,512 --tg 0 --repetitions 3 --json
 
 The table has the shape of llama-bench's; the JSON has every sample.")]
-pub(super) struct BenchArgs {
+pub struct BenchArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Prompt lengths to measure, 0 for none
@@ -292,7 +297,7 @@ pub(super) struct BenchArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bitnet kernels --kernels scalar --json")]
-pub(super) struct KernelsArgs {
+pub struct KernelsArgs {
     /// Select as if this had been given to `run`
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,

@@ -21,7 +21,7 @@ enum Test {
     Generation(usize),
 }
 
-pub(super) fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
+pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     let tests: Vec<Test> = std::iter::empty()
         .chain(args.pp.iter().filter(|n| **n > 0).map(|n| Test::Prompt(*n)))
         .chain(args.tg.iter().filter(|n| **n > 0).map(|n| Test::Generation(*n)))

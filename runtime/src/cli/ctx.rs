@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub(super) struct Ctx {
+pub struct Ctx {
     pub env: Env,
     pub format: Format,
     /// Set by Ctrl-C or a termination signal once [`Ctx::catch_interrupts`] was called.
@@ -22,12 +22,12 @@ pub(super) struct Ctx {
 }
 
 impl Ctx {
-    pub(super) fn new(env: Env, format: Format) -> Self {
+    pub fn new(env: Env, format: Format) -> Self {
         Ctx { env, format, interrupt: Arc::default(), printed_json: false }
     }
 
     /// From here on the first Ctrl-C only sets the flag; a second one ends the process at once.
-    pub(super) fn catch_interrupts(&self) {
+    pub fn catch_interrupts(&self) {
         let flag = Arc::clone(&self.interrupt);
         let handler = move || {
             if flag.swap(true, Ordering::Relaxed) {
@@ -40,13 +40,13 @@ impl Ctx {
     }
 
     /// Writes `text` to stdout and flushes.
-    pub(super) fn print(&self, text: &str) -> Result<()> {
+    pub fn print(&self, text: &str) -> Result<()> {
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io(Path::new(STDOUT), e))
     }
 
     /// Writes `value` to stdout as one indented JSON object. Called once per command at most.
-    pub(super) fn print_json(&mut self, value: &impl Serialize) -> Result<()> {
+    pub fn print_json(&mut self, value: &impl Serialize) -> Result<()> {
         let text =
             serde_json::to_string_pretty(value).expect("keys are strings and no Serialize of ours fails");
         self.printed_json = true;
@@ -54,19 +54,19 @@ impl Ctx {
     }
 
     /// Whether a failure may still be told as JSON, stdout being empty.
-    pub(super) fn wants_json_error(&self) -> bool {
+    pub fn wants_json_error(&self) -> bool {
         self.format == Format::Json && !self.printed_json
     }
 
     /// Writes one line to stderr; a closed stderr is nobody's business.
-    pub(super) fn note(&self, line: impl Display) {
+    pub fn note(&self, line: impl Display) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
 
-    pub(super) fn warn(&self, warnings: &[String]) {
+    pub fn warn(&self, warnings: &[String]) {
         warnings.iter().for_each(|warning| self.note(format_args!("warning: {warning}")));
     }
 }
 
 /// How errors of stdout name it.
-pub(super) const STDOUT: &str = "<stdout>";
+pub const STDOUT: &str = "<stdout>";

@@ -1,13 +1,13 @@
 //! Numbers and tables as people read them.
 
 /// `86.7 MiB`, as llama-bench writes sizes.
-pub(super) fn mebibytes(bytes: u64) -> String {
+pub fn mebibytes(bytes: u64) -> String {
     let mib = bytes as f64 / (1 << 20) as f64;
     if mib >= 1024.0 { format!("{:.2} GiB", mib / 1024.0) } else { format!("{mib:.2} MiB") }
 }
 
 /// `134.52 M`, as llama-bench writes parameter counts.
-pub(super) fn count(n: u64) -> String {
+pub fn count(n: u64) -> String {
     match n {
         0..1_000 => n.to_string(),
         1_000..1_000_000 => format!("{:.2} K", n as f64 / 1e3),
@@ -17,18 +17,18 @@ pub(super) fn count(n: u64) -> String {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Align {
+pub enum Align {
     Left,
     Right,
 }
 
 /// A Markdown table; widths are counted in characters.
-pub(super) fn markdown(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
+pub fn markdown(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     table(columns, rows, Style::Markdown)
 }
 
 /// Columns two spaces apart, without heads, indented by two.
-pub(super) fn plain(aligns: &[Align], rows: &[Vec<String>]) -> String {
+pub fn plain(aligns: &[Align], rows: &[Vec<String>]) -> String {
     let columns: Vec<(&str, Align)> = aligns.iter().map(|align| ("", *align)).collect();
     table(&columns, rows, Style::Plain)
 }

@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 #[derive(Serialize)]
-pub(super) struct ErrorOutput {
+pub struct ErrorOutput {
     pub error: ErrorBody,
 }
 
 #[derive(Serialize)]
-pub(super) struct ErrorBody {
+pub struct ErrorBody {
     /// The process's exit code.
     pub code: u8,
     /// The code's name in the exit-code table.
@@ -22,7 +22,7 @@ pub(super) struct ErrorBody {
 
 /// A model file at a glance.
 #[derive(Clone, Serialize)]
-pub(super) struct ModelSummary {
+pub struct ModelSummary {
     pub path: String,
     /// `general.name`.
     pub name: Option<String>,
@@ -38,7 +38,7 @@ pub(super) struct ModelSummary {
 
 /// How the engine was set up; with the model file it decides every logit.
 #[derive(Serialize)]
-pub(super) struct EngineSummary {
+pub struct EngineSummary {
     pub threads: usize,
     pub context_size: usize,
     pub kv_cache_bytes: usize,
@@ -47,12 +47,12 @@ pub(super) struct EngineSummary {
 }
 
 #[derive(Serialize)]
-pub(super) struct RunOutput {
+pub struct RunOutput {
     pub model: ModelSummary,
     pub engine: EngineSummary,
     pub sampling: SamplingParams,
     /// The template that was applied, `None` without `--chat`.
-    pub chat: Option<String>,
+    pub chat: Option<&'static str>,
     pub prompt_tokens: Vec<u32>,
     /// Every sampled id, the one that ended generation included.
     pub output_tokens: Vec<u32>,
@@ -65,7 +65,7 @@ pub(super) struct RunOutput {
 }
 
 #[derive(Serialize)]
-pub(super) struct RunTimings {
+pub struct RunTimings {
     pub load_ms: f64,
     pub prompt_ms: f64,
     pub decode_ms: f64,
@@ -76,9 +76,11 @@ pub(super) struct RunTimings {
 }
 
 #[derive(Serialize)]
-pub(super) struct TokenizeOutput {
+pub struct TokenizeOutput {
     pub model: String,
     pub family: &'static str,
+    /// The template that was applied, `None` without `--chat`.
+    pub chat: Option<&'static str>,
     pub tokens: Vec<Token>,
     /// The ids alone.
     pub ids: Vec<u32>,
@@ -86,14 +88,14 @@ pub(super) struct TokenizeOutput {
 }
 
 #[derive(Serialize)]
-pub(super) struct Token {
+pub struct Token {
     pub id: u32,
     /// Bytes that are not UTF-8 are U+FFFD here.
     pub text: String,
 }
 
 #[derive(Serialize)]
-pub(super) struct LogitsOutput {
+pub struct LogitsOutput {
     pub model: ModelSummary,
     pub engine: EngineSummary,
     /// The file written: little-endian f32 [positions, vocab].
@@ -104,7 +106,7 @@ pub(super) struct LogitsOutput {
 }
 
 #[derive(Serialize)]
-pub(super) struct InspectOutput {
+pub struct InspectOutput {
     pub model: ModelSummary,
     pub gguf_version: u32,
     pub alignment: u64,
@@ -118,7 +120,7 @@ pub(super) struct InspectOutput {
 }
 
 #[derive(Serialize)]
-pub(super) struct ConfigSummary {
+pub struct ConfigSummary {
     pub layers: usize,
     pub hidden: usize,
     pub feed_forward: usize,
@@ -135,7 +137,7 @@ pub(super) struct ConfigSummary {
 }
 
 #[derive(Serialize)]
-pub(super) struct TokenizerSummary {
+pub struct TokenizerSummary {
     pub family: &'static str,
     pub vocab_size: usize,
     pub real_vocab_size: usize,
@@ -147,7 +149,7 @@ pub(super) struct TokenizerSummary {
 }
 
 #[derive(Serialize)]
-pub(super) struct TensorSummary {
+pub struct TensorSummary {
     pub name: String,
     pub r#type: String,
     /// The first is the fastest: the length of a row.
@@ -158,7 +160,7 @@ pub(super) struct TensorSummary {
 }
 
 #[derive(Serialize)]
-pub(super) struct BenchOutput {
+pub struct BenchOutput {
     pub build: Build,
     pub model: ModelSummary,
     pub engine: EngineSummary,
@@ -169,7 +171,7 @@ pub(super) struct BenchOutput {
 }
 
 #[derive(Clone, Copy, Serialize)]
-pub(super) struct Build {
+pub struct Build {
     pub version: &'static str,
     /// `debug` numbers mean nothing.
     pub profile: &'static str,
@@ -178,7 +180,7 @@ pub(super) struct Build {
 }
 
 #[derive(Serialize)]
-pub(super) struct BenchResult {
+pub struct BenchResult {
     /// `pp512`: a prompt of 512 tokens; `tg128`: 128 tokens one by one.
     pub test: String,
     pub tokens: usize,
@@ -191,14 +193,14 @@ pub(super) struct BenchResult {
 }
 
 #[derive(Serialize)]
-pub(super) struct KernelsOutput {
+pub struct KernelsOutput {
     pub selection: Selection,
     pub selection_line: String,
     pub kernels: Vec<KernelRow>,
 }
 
 #[derive(Serialize)]
-pub(super) struct KernelRow {
+pub struct KernelRow {
     pub id: &'static str,
     pub weight: &'static str,
     pub activation: String,

@@ -8,7 +8,7 @@ use super::settings;
 use crate::Result;
 use crate::kernels::{KernelSet, registry};
 
-pub(super) fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
+pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
     settings::check_device(args.device)?;
     let set = KernelSet::select(settings::kernel_request(&ctx.env, args.kernels.as_deref())?)?;
     let kernels = registry::MATMUL.iter().copied().flatten().map(|kernel| KernelRow {

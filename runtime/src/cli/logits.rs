@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-pub(super) fn run(ctx: &mut Ctx, args: &LogitsArgs) -> Result<()> {
+pub fn run(ctx: &mut Ctx, args: &LogitsArgs) -> Result<()> {
     let mut engine = settings::load_engine(ctx, &args.engine, Some(args.tokens.len()))?;
     ctx.note(engine.selection());
     let partial = partial_path(&args.out);

@@ -8,7 +8,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// On a terminal the line is rewritten at most this often.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-pub(super) struct Progress {
+pub struct Progress {
     what: String,
     terminal: bool,
     last: Instant,
@@ -16,7 +16,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn start(what: impl Into<String>) -> Self {
+    pub fn start(what: impl Into<String>) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let mut progress = Progress { what: what.into(), terminal, last: Instant::now(), drawn: false };
         if terminal {
@@ -25,7 +25,7 @@ impl Progress {
         progress
     }
 
-    pub(super) fn update(&mut self, done: usize, total: usize) {
+    pub fn update(&mut self, done: usize, total: usize) {
         let every = if self.terminal { REDRAW_EVERY } else { LINE_EVERY };
         if self.last.elapsed() >= every {
             self.last = Instant::now();

@@ -8,7 +8,7 @@ use crate::quant::activation::ActivationQuant;
 use crate::tensor::{TensorType, foreign_type_name};
 use std::collections::BTreeMap;
 
-pub(super) fn model(gguf: &Gguf) -> ModelSummary {
+pub fn model(gguf: &Gguf) -> ModelSummary {
     let text = |key: &str| gguf.opt_str(key).ok().flatten().map(str::to_owned);
     let parameters = gguf.tensors().iter().map(elements).fold(0, u64::saturating_add);
     let tensor_bytes = gguf.tensors().iter().map(|info| info.len).try_fold(0u64, |sum, len| Some(sum + len?));
@@ -26,7 +26,7 @@ pub(super) fn model(gguf: &Gguf) -> ModelSummary {
     }
 }
 
-pub(super) fn engine(engine: &Engine) -> EngineSummary {
+pub fn engine(engine: &Engine) -> EngineSummary {
     EngineSummary {
         threads: engine.threads(),
         context_size: engine.context(),
@@ -41,24 +41,24 @@ pub(super) fn engine(engine: &Engine) -> EngineSummary {
 
 impl ModelSummary {
     /// `llama 134.52 M Q4_1`, as llama-bench names models.
-    pub(super) fn title(&self) -> String {
+    pub fn title(&self) -> String {
         let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "unknown".into());
         format!("{} {} {}", part(&self.architecture), count(self.parameters), part(&self.weight_type))
     }
 
     /// Bytes of the weights, or of the file where a type is not known.
-    pub(super) fn size(&self) -> String {
+    pub fn size(&self) -> String {
         mebibytes(self.tensor_bytes.unwrap_or(self.file_bytes))
     }
 }
 
 /// Number of weights; the header's check keeps it in range for known types.
-pub(super) fn elements(info: &TensorInfo) -> u64 {
+pub fn elements(info: &TensorInfo) -> u64 {
     info.dims.iter().fold(1, |n, dim| n.saturating_mul(*dim))
 }
 
 /// The type's name, also of types that this runtime does not read.
-pub(super) fn type_name(id: u32) -> String {
+pub fn type_name(id: u32) -> String {
     match TensorType::from_id(id) {
         Some(ty) => ty.name().into(),
         None => foreign_type_name(id).map_or_else(|| format!("type {id}"), Into::into),

@@ -5,64 +5,64 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Fixtures whose linear layers are ternary, with their architectures.
-pub(crate) const TERNARY: [&str; 4] =
+pub const TERNARY: [&str; 4] =
     ["bitnet-i2_s.gguf", "bitnet-tq1_0.gguf", "bitnet-tq2_0.gguf", "bitnet-b158-i2_s.gguf"];
 /// The one that tests use where any would do.
-pub(crate) const MODEL: &str = "fixtures/gguf/ok/bitnet-b158-i2_s.gguf";
+pub const MODEL: &str = "fixtures/gguf/ok/bitnet-b158-i2_s.gguf";
 
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").to_owned()
 }
 
-pub(crate) fn ok(name: &str) -> String {
+pub fn ok(name: &str) -> String {
     format!("fixtures/gguf/ok/{name}")
 }
 
 /// A command in the workspace root, so that paths in the output are the same everywhere, without any of the
 /// caller's environment.
-pub(crate) fn bitnet(args: &[&str]) -> Command {
+pub fn bitnet(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
     command.args(args).current_dir(root()).env_clear().stdin(Stdio::null());
     command
 }
 
-pub(crate) struct Ran {
+pub struct Ran {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Ran {
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{e} in {:?}\n{}", self.stdout, self.stderr))
     }
 }
 
-pub(crate) fn run(args: &[&str]) -> Ran {
+pub fn run(args: &[&str]) -> Ran {
     finish(bitnet(args).output().expect("the binary starts"))
 }
 
-pub(crate) fn finish(output: Output) -> Ran {
+pub fn finish(output: Output) -> Ran {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
     let code = output.status.code().expect("not ended by a signal");
     Ran { code, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 /// Runs with `--json` and expects success.
-pub(crate) fn json(args: &[&str]) -> Value {
+pub fn json(args: &[&str]) -> Value {
     let ran = run(&[args, &["--json"]].concat());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     ran.json()
 }
 
 /// The ids in a JSON array.
-pub(crate) fn ids(value: &Value) -> Vec<u64> {
+pub fn ids(value: &Value) -> Vec<u64> {
     value.as_array().expect("an array").iter().map(|id| id.as_u64().expect("an id")).collect()
 }
 
 /// Replaces what differs between machines, builds and runs.
-pub(crate) fn stable(mut value: Value) -> Value {
+pub fn stable(mut value: Value) -> Value {
     fn walk(value: &mut Value) {
         match value {
             Value::Object(map) => map.iter_mut().for_each(|(key, value)| {
