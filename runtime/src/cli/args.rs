@@ -1,5 +1,6 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
+use crate::chat::ChatMode;
 use crate::gguf::Mapping;
 use crate::quant::activation::ActivationQuant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -143,9 +144,11 @@ pub struct PromptArgs {
 
 #[derive(Args, Debug)]
 pub struct ChatArgs {
-    /// Wrap the prompt in a chat template: the file's own (else a detected one), or the one named
-    #[arg(long, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
-    pub chat: Option<String>,
+    /// Wrap the prompt in a chat template: auto (the file's own, else a detected one), gguf, raw, instruct or
+    /// llama3-chat
+    #[arg(long, value_enum, value_name = "TEMPLATE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "auto", hide_possible_values = true)]
+    pub chat: Option<ChatMode>,
     /// The system message of the chat
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
@@ -231,6 +234,8 @@ pub struct TokenizeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -28,7 +28,7 @@ struct Entry {
 ///
 /// # Errors
 /// `NotFound` with the command that fetches a catalog entry, or with the nearest name.
-pub(super) fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
+pub fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     let entries = entries();
     let Some(entry) = entries.iter().find(|entry| entry.name == model) else {

@@ -100,7 +100,7 @@ fn abbreviate(value: &Value) -> serde_json::Value {
         Value::I32(v) => json!(v),
         Value::U64(v) => json!(v),
         Value::I64(v) => json!(v),
-        Value::F32(v) => json!(v),
+        Value::F32(v) => shortest(*v),
         Value::F64(v) => json!(v),
         Value::Bool(v) => json!(v),
         Value::Str(v) => json!(cut(&String::from_utf8_lossy(v))),
@@ -119,7 +119,7 @@ fn abbreviate_array(array: &Array) -> serde_json::Value {
         Array::I32(v) => json!(v[..first]),
         Array::U64(v) => json!(v[..first]),
         Array::I64(v) => json!(v[..first]),
-        Array::F32(v) => json!(v[..first]),
+        Array::F32(v) => v[..first].iter().copied().map(shortest).collect(),
         Array::F64(v) => json!(v[..first]),
         Array::Bool(v) => json!(v[..first]),
         Array::Str(v) => v.iter_lossy().take(first).map(|text| json!(cut(&text))).collect(),
@@ -128,6 +128,11 @@ fn abbreviate_array(array: &Array) -> serde_json::Value {
         return elements;
     }
     json!({"type": value_type_name(array.element_type_id()), "length": array.len(), "first": elements})
+}
+
+/// The f64 that prints with as few digits as the f32: 1e-5, not 9.999999747378752e-6.
+fn shortest(v: f32) -> serde_json::Value {
+    json!(v.to_string().parse::<f64>().unwrap_or(v.into()))
 }
 
 fn cut(text: &str) -> String {

@@ -52,7 +52,7 @@ pub struct RunOutput {
     pub engine: EngineSummary,
     pub sampling: SamplingParams,
     /// The template that was applied, `None` without `--chat`.
-    pub chat: Option<String>,
+    pub chat: Option<&'static str>,
     pub prompt_tokens: Vec<u32>,
     /// Every sampled id, the one that ended generation included.
     pub output_tokens: Vec<u32>,
@@ -79,6 +79,8 @@ pub struct RunTimings {
 pub struct TokenizeOutput {
     pub model: String,
     pub family: &'static str,
+    /// The template that was applied, `None` without `--chat`.
+    pub chat: Option<&'static str>,
     pub tokens: Vec<Token>,
     /// The ids alone.
     pub ids: Vec<u32>,

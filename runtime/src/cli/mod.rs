@@ -16,6 +16,7 @@ mod json;
 mod kernels;
 mod logits;
 mod progress;
+mod prompt;
 mod run;
 mod settings;
 mod summary;

@@ -3,20 +3,19 @@
 use super::args::{Format, RunArgs, SamplingArgs};
 use super::ctx::Ctx;
 use super::json::{RunOutput, RunTimings};
-use super::{settings, summary};
+use super::{prompt, settings, summary};
 use crate::engine::Engine;
 use crate::generate::{
     self, AtEndOfSequence, FinishReason, Generation, Overflow, Request, StopRules, load_tokenizer,
 };
 use crate::sampling::{Sampler, SamplingParams, rng};
-use crate::tokenizer::{Bos, SpecialTokens};
 use crate::{Error, Result};
 use std::time::{Duration, Instant};
 
 pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
     let params = sampling_params(&args.sampling);
     params.validate()?;
-    let text = settings::prompt_text(&args.prompt)?;
+    let text = prompt::text(&args.prompt)?;
     let started = Instant::now();
     let mut engine = settings::load_engine(ctx, &args.engine, args.ctx_size)?;
     let (tokenizer, warnings) = load_tokenizer(engine.gguf())?;
@@ -27,14 +26,14 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
         ctx.note(format_args!("seed {} (give --seed {0} to get the same text again)", params.seed));
     }
 
-    let prompt_tokens = tokenizer.encode(&text, SpecialTokens::Parse, Bos::AsFileAsks)?;
+    let prompt = prompt::encode(text, &args.chat, &tokenizer, engine.gguf().path())?;
     let mut sampler = Sampler::new(params, tokenizer.real_vocab_size())?;
     let request = Request {
-        prompt: &prompt_tokens,
+        prompt: &prompt.tokens,
         rules: StopRules {
             token_ids: args.stop_token.clone(),
             max_tokens: args.max_tokens,
-            strings: args.stop.iter().map(|text| settings::unescape(text)).collect(),
+            strings: stop_strings(&args.stop, prompt.stop_texts),
         },
         at_end_of_sequence: if args.ignore_eos { AtEndOfSequence::Continue } else { AtEndOfSequence::Stop },
         overflow: args.context_shift.map_or(Overflow::Stop, |keep| Overflow::Shift { keep }),
@@ -46,18 +45,18 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
             Format::Json => Ok(()),
         })?;
 
-    let timings = timings(load, prompt_tokens.len(), &generation);
+    let timings = timings(load, prompt.tokens.len(), &generation);
     match ctx.format {
         Format::Human => {
             ctx.print("\n")?;
-            ctx.note(stats(prompt_tokens.len(), &generation, &timings));
+            ctx.note(stats(prompt.tokens.len(), &generation, &timings));
         }
         Format::Json => ctx.print_json(&RunOutput {
             model: summary::model(engine.gguf()),
             engine: summary::engine(&engine),
             sampling: sampler.params().clone(),
-            chat: None,
-            prompt_tokens,
+            chat: prompt.template,
+            prompt_tokens: prompt.tokens,
             output_tokens: generation.tokens,
             text: generation.text,
             finish_reason: generation.finish.clone(),
@@ -79,6 +78,11 @@ fn ending(engine: &Engine, finish: &FinishReason) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+fn stop_strings(arguments: &[String], of_template: &[&str]) -> Vec<String> {
+    let arguments = arguments.iter().map(|text| prompt::unescape(text));
+    arguments.chain(of_template.iter().map(|text| text.to_string())).collect()
 }
 
 fn sampling_params(args: &SamplingArgs) -> SamplingParams {

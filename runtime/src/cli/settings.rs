@@ -1,6 +1,8 @@
-//! From arguments and environment to settings: engine options, prompt text, stop strings.
+//! From arguments and environment to settings: engine options.
+//!
+//! An argument goes before its variable. Deliberately absent: prompts (see [`super::prompt`]).
 
-use super::args::{DeviceArg, EngineArgs, I2sLayoutArg, PromptArgs};
+use super::args::{DeviceArg, EngineArgs, I2sLayoutArg};
 use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
@@ -8,8 +10,6 @@ use crate::kernels::select::KernelRequest;
 use crate::quant::I2sLayout;
 use crate::{Error, Result};
 use bitforge_schema::env::Env;
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 const MAX_THREADS: usize = 1024;
@@ -69,53 +69,6 @@ fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
-/// The text of `--prompt`, of stdin, or of `--prompt-file`; from the latter two one final newline is dropped,
-/// which editors and `echo` add.
-pub fn prompt_text(args: &PromptArgs) -> Result<String> {
-    let mut bytes = Vec::new();
-    let path = match (&args.prompt, &args.prompt_file) {
-        (_, Some(path)) => {
-            bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-            path
-        }
-        (Some(prompt), None) if prompt != "-" => return Ok(prompt.clone()),
-        _ => {
-            let stdin = Path::new("<stdin>");
-            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io(stdin, e))?;
-            stdin
-        }
-    };
-    let mut text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to() as u64;
-        Error::malformed(path, at, "the prompt is not UTF-8", "convert it to UTF-8")
-    })?;
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
-}
-
-/// A stop string with `\n`, `\t` and `\\` replaced; other backslashes stay.
-pub fn unescape(text: &str) -> String {
-    let mut out = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        let rest = chars.as_str();
-        let replacement = match (c, rest.chars().next()) {
-            ('\\', Some('n')) => '\n',
-            ('\\', Some('t')) => '\t',
-            ('\\', Some('\\')) => '\\',
-            _ => {
-                out.push(c);
-                continue;
-            }
-        };
-        out.push(replacement);
-        chars.next();
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,12 +89,5 @@ mod tests {
         let message = |argument| threads(&env, argument).expect_err("out of range").to_string();
         assert_eq!(message(None), "BITNET_THREADS is 'many'; give a whole number from 1 to 1024");
         assert_eq!(message(Some(0)), "--threads is '0'; give a whole number from 1 to 1024");
-    }
-
-    #[test]
-    fn escapes_in_stop_strings() {
-        assert_eq!(unescape(r"\n\n"), "\n\n");
-        assert_eq!(unescape(r"a\\n\tb\x"), "a\\n\tb\\x");
-        assert_eq!(unescape(r"end\"), r"end\");
     }
 }

@@ -4,26 +4,26 @@ use super::args::{Format, TokenizeArgs};
 use super::ctx::Ctx;
 use super::format::{Align, plain};
 use super::json::{Token, TokenizeOutput};
-use super::{catalog, settings};
+use super::{catalog, prompt};
 use crate::Result;
 use crate::generate::load_tokenizer;
 use crate::gguf::Gguf;
-use crate::tokenizer::{Bos, SpecialTokens};
 
 pub fn run(ctx: &mut Ctx, args: &TokenizeArgs) -> Result<()> {
-    let text = settings::prompt_text(&args.prompt)?;
+    let text = prompt::text(&args.prompt)?;
     let gguf = Gguf::open(catalog::resolve(&ctx.env, &args.model.model)?, args.model.mapping())?;
     let (tokenizer, warnings) = load_tokenizer(&gguf)?;
-    let ids = tokenizer.encode(&text, SpecialTokens::Parse, Bos::AsFileAsks)?;
+    let prompt = prompt::encode(text, &args.chat, &tokenizer, gguf.path())?;
     let token =
         |id: &u32| Token { id: *id, text: String::from_utf8_lossy(tokenizer.token_bytes(*id)).into() };
-    let tokens: Vec<Token> = ids.iter().map(token).collect();
+    let tokens: Vec<Token> = prompt.tokens.iter().map(token).collect();
     ctx.warn(&warnings);
     match ctx.format {
         Format::Json => ctx.print_json(&TokenizeOutput {
             model: gguf.path().display().to_string(),
             family: tokenizer.family(),
-            ids,
+            chat: prompt.template,
+            ids: prompt.tokens,
             tokens,
             warnings,
         }),

@@ -243,7 +243,7 @@ mod tests {
         vec("[abé]{1,4}", n)
     }
 
-    fn pieces<'a>(words: &'a [String]) -> Vec<(u32, &'a str)> {
+    fn pieces(words: &[String]) -> Vec<(u32, &str)> {
         words.iter().map(|w| (5, w.as_str())).collect()
     }
 

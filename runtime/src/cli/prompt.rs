@@ -1,0 +1,97 @@
+//! The prompt: where its text comes from, the chat template around it, and its token ids.
+
+use super::args::{ChatArgs, PromptArgs};
+use crate::chat::{AddGenerationPrompt, ChatContext, ChatTemplate, Message, Role};
+use crate::tokenizer::{Bos, SpecialTokens, Tokenizer};
+use crate::{Error, Result};
+use std::io::Read;
+use std::path::Path;
+use std::time::SystemTime;
+
+pub struct Prompt {
+    pub tokens: Vec<u32>,
+    /// The template that was applied, `None` without `--chat`.
+    pub template: Option<&'static str>,
+    /// Stop strings that the template needs.
+    pub stop_texts: &'static [&'static str],
+}
+
+/// Token ids of `text`, wrapped as `chat` asks; special tokens are parsed, BOS is added as the file asks.
+/// `path` is the model's.
+pub fn encode(text: String, chat: &ChatArgs, tokenizer: &Tokenizer, path: &Path) -> Result<Prompt> {
+    let encode = |text: &str| tokenizer.encode(text, SpecialTokens::Parse, Bos::AsFileAsks);
+    let Some(mode) = chat.chat else {
+        return Ok(Prompt { tokens: encode(&text)?, template: None, stop_texts: &[] });
+    };
+    let template = ChatTemplate::choose(mode, tokenizer.chat_template(), tokenizer.family(), path)?;
+    let system = chat.system.iter().map(|system| Message::new(Role::System, system.as_str()));
+    let messages: Vec<Message> = system.chain([Message::new(Role::User, text)]).collect();
+    let token =
+        |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned());
+    let context = ChatContext {
+        bos_token: token(tokenizer.bos()).unwrap_or_default(),
+        eos_token: token(tokenizer.eos()).unwrap_or_default(),
+        now: SystemTime::now(),
+    };
+    let text = template.render(&messages, AddGenerationPrompt::Yes, &context)?;
+    Ok(Prompt { tokens: encode(&text)?, template: Some(template.name()), stop_texts: template.stop_texts() })
+}
+
+/// The text of `--prompt`, of stdin, or of `--prompt-file`; from the latter two one final newline is dropped,
+/// which editors and `echo` add.
+pub fn text(args: &PromptArgs) -> Result<String> {
+    let mut bytes = Vec::new();
+    let path = match (&args.prompt, &args.prompt_file) {
+        (_, Some(path)) => {
+            bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+            path
+        }
+        (Some(prompt), None) if prompt != "-" => return Ok(prompt.clone()),
+        _ => {
+            let stdin = Path::new("<stdin>");
+            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io(stdin, e))?;
+            stdin
+        }
+    };
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to() as u64;
+        Error::malformed(path, at, "the prompt is not UTF-8", "convert it to UTF-8")
+    })?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+/// A stop string with `\n`, `\t` and `\\` replaced; other backslashes stay.
+pub fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let rest = chars.as_str();
+        let replacement = match (c, rest.chars().next()) {
+            ('\\', Some('n')) => '\n',
+            ('\\', Some('t')) => '\t',
+            ('\\', Some('\\')) => '\\',
+            _ => {
+                out.push(c);
+                continue;
+            }
+        };
+        out.push(replacement);
+        chars.next();
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_in_stop_strings() {
+        assert_eq!(unescape(r"\n\n"), "\n\n");
+        assert_eq!(unescape(r"a\\n\tb\x"), "a\\n\tb\\x");
+        assert_eq!(unescape(r"end\"), r"end\");
+    }
+}
