@@ -143,7 +143,9 @@ fn check_fit(engine: &Engine, request: &Request<'_>) -> Result<()> {
     let (context, used, prompt) = (engine.context(), engine.position(), request.prompt.len());
     if used + prompt > context {
         return Err(Error::limit(
-            format!("the prompt of {prompt} tokens does not fit into the context of {context} ({used} in use)"),
+            format!(
+                "the prompt of {prompt} tokens does not fit into the context of {context} ({used} in use)"
+            ),
             format!("give --ctx-size {} or more, or a shorter prompt", used + prompt),
         ));
     }

@@ -247,12 +247,8 @@ impl<'a> Cursor<'a> {
 
     fn take(&mut self, len: u64, what: impl Fn() -> String) -> Result<&'a [u8]> {
         if len > self.left() {
-            let what = format!(
-                "{} needs {len} bytes, but the file ends after {}: {} are missing",
-                what(),
-                self.left(),
-                len - self.left()
-            );
+            let missing = len - self.left();
+            let what = format!("the file ends inside {}: {missing} of its {len} bytes are missing", what());
             return Err(self.bad(self.pos, what, TRUNCATED));
         }
         let range: Range<usize> = self.pos..self.pos + len as usize;

@@ -111,7 +111,9 @@ fn mapped_and_read_files_are_equal() {
 
     std::fs::write(&path, []).unwrap();
     for mapping in [Mapping::Mmap, Mapping::Read] {
-        assert!(message(Gguf::open(&path, mapping)).contains("4 are missing (at byte offset 0)"));
+        assert!(
+            message(Gguf::open(&path, mapping)).contains("4 of its 4 bytes are missing (at byte offset 0)")
+        );
         assert!(matches!(Gguf::open(dir.path(), mapping), Err(Error::Unsupported { .. })));
         let absent = Gguf::open(dir.path().join("absent.gguf"), mapping).err().unwrap();
         assert_eq!(absent.exit_code(), bitforge_schema::exit::ExitCode::NotFound);
@@ -316,5 +318,100 @@ proptest! {
         let mut bytes = sample();
         bytes[at] ^= byte;
         exercise(&bytes);
+    }
+}
+
+/// Every file under fixtures/gguf/bad: the byte offset and a part of the message of what is wrong with it.
+/// `Types` and `Model` files pass the reader; the latter are for the loader of models to refuse.
+const BAD: &[(&str, Damage)] = &[
+    ("alignment-0", Reader(98, "general.alignment is u32 0, not a power of two")),
+    ("alignment-24", Reader(98, "general.alignment is u32 24, not a power of two")),
+    ("alignment-not-a-number", Reader(98, "general.alignment is f32 4.5e-44, not a power of two")),
+    ("bad-bool", Reader(118, "key \"flag\" has a bool that is 2")),
+    ("big-endian", Reader(4, "big-endian GGUF version 3")),
+    ("duplicate-key", Reader(119, "key \"list\" appears twice")),
+    ("duplicate-tensor", Reader(196, "tensor \"first\" appears twice")),
+    ("empty", Reader(0, "the magic number: 4 of its 4 bytes are missing")),
+    ("empty-dimension", Reader(176, "\"first\" has an empty dimension: [0]")),
+    ("fewer-rows-than-tokens", Model),
+    ("five-dimensions", Reader(172, "\"first\" has 5 dimensions")),
+    ("heads-do-not-divide", Model),
+    ("huge-array", Reader(139, "\"list\" is 1152921504606846976, more than the 173 bytes")),
+    ("huge-metadata-count", Reader(16, "the metadata count is 1152921504606846976, more")),
+    ("huge-string", Reader(64, "1152921504606846720 of its 1152921504606846976 bytes are missing")),
+    ("huge-tensor-count", Reader(8, "the tensor count is 1152921504606846976, more")),
+    ("i2s-code-3", Model),
+    (
+        "i2s-without-scale",
+        Reader(192, "overlap by 32 bytes (at byte offset 192); this looks like a flavour of I2_S"),
+    ),
+    ("key-not-utf8", Reader(102, "the key of metadata entry 2 is not UTF-8")),
+    ("key-of-wrong-type", Model),
+    ("key-out-of-range", Model),
+    ("missing-architecture", Model),
+    ("missing-key", Model),
+    ("missing-tensor", Model),
+    ("nested-array", Reader(135, "\"list\" holds nested arrays")),
+    ("no-dimensions", Reader(172, "\"first\" has 0 dimensions")),
+    ("no-heads", Model),
+    ("norm-wrong-length", Model),
+    ("norm-wrong-type", Model),
+    ("offset-not-aligned", Reader(196, "offset 20, not a multiple of the alignment 32")),
+    ("offset-overflow", Reader(196, "offset 18446744073709551584, which overflows")),
+    ("offset-past-the-end", Reader(4352, "\"other\" ends at byte 4384, but the file has 320 bytes")),
+    ("overlapping-tensors", Reader(256, "\"first\" and \"other\" overlap by 32 bytes")),
+    ("row-not-whole-blocks", Reader(159, "type Q8_0 has the impossible shape [8]")),
+    ("shape-overflow", Reader(159, "impossible shape [9223372036854775807]")),
+    ("shape-product-overflow", Reader(24, "impossible shape [4294967296, 4294967296]")),
+    ("truncated-data", Reader(288, "ends at byte 320, but the file has 312 bytes: 8 are missing")),
+    ("truncated-header", Reader(8, "the tensor count is 2, more than the 4 bytes")),
+    ("truncated-metadata", Reader(98, "key \"general.alignment\": 2 of its 4 bytes are missing")),
+    ("truncated-tensor-infos", Reader(213, "dimensions of tensor \"other\": 2 of its 8 bytes are missing")),
+    ("unknown-architecture", Model),
+    ("unknown-element-type", Reader(135, "\"list\" is an array of the unknown value type 13")),
+    ("unknown-pre-tokenizer", Model),
+    ("unknown-tensor-type", Types("\"first\" has the unreadable type 99 (unknown) (at byte offset 159)")),
+    ("unknown-tokenizer", Model),
+    ("unknown-value-type", Reader(114, "\"flag\" has the unknown value type 13")),
+    ("unsupported-tensor-type", Types("\"first\" has the unreadable type 10 (Q2_K) (at byte offset 159)")),
+    ("version-1", Reader(4, "GGUF version 1 is not supported")),
+    ("version-4", Reader(4, "GGUF version 4 is not known")),
+    ("wrong-magic", Reader(0, "starts with \"GGML\", not with \"GGUF\"")),
+    ("wrong-shape", Model),
+];
+
+enum Damage {
+    Reader(u64, &'static str),
+    Types(&'static str),
+    Model,
+}
+use Damage::{Model, Reader, Types};
+
+#[test]
+fn bad_files_are_refused_where_they_are_bad() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/gguf/bad");
+    let mut names: Vec<String> = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert!(names.iter().eq(BAD.iter().map(|(name, _)| name)), "{names:?}");
+    for ((name, damage), mapping) in BAD.iter().zip([Mapping::Mmap, Mapping::Read].into_iter().cycle()) {
+        let path = dir.join(format!("{name}.gguf"));
+        let opened = Gguf::open(&path, mapping);
+        match damage {
+            Reader(offset, part) => {
+                let error = opened.err().unwrap_or_else(|| panic!("{name} was opened"));
+                assert!(
+                    matches!(&error, Error::Malformed { offset: at, path: p, .. } if at == offset && *p == path)
+                );
+                assert!(error.to_string().contains(part), "{name}: {error}");
+            }
+            Types(part) => {
+                let error = opened.unwrap().require_readable_types().err().unwrap().to_string();
+                assert!(error.contains(part), "{name}: {error}");
+            }
+            Model => assert!(opened.unwrap().require_readable_types().is_ok(), "{name}"),
+        }
     }
 }

@@ -153,7 +153,7 @@ macro_rules! define_values {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
                     $(Value::$int(v) => write!(f, "{v}"),)+
-                    $(Value::$float(v) => write!(f, "{v}"),)+
+                    $(Value::$float(v) => write!(f, "{v:?}"),)+
                     Value::Bool(v) => write!(f, "{v}"),
                     Value::Str(v) => write!(f, "{:?}", String::from_utf8_lossy(v)),
                     Value::Array(v) => write!(f, "[{} x {}]", v.len(), value_type_name(v.element_type_id())),

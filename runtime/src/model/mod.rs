@@ -35,9 +35,15 @@ impl Model {
     /// Missing, unmapped or wrongly shaped tensors (all names are listed), invalid codes, bad metadata.
     pub fn load(gguf: Arc<Gguf>, layout: I2sLayout, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
         let config = ModelConfig::from_gguf(&gguf)?;
+        gguf.require_readable_types()?;
         let mut reader = weights::Reader::new(&gguf, layout);
         let embedding = reader.embedding(config.hidden)?;
         let vocab = embedding.rows;
+        if let Some(tokens) = gguf.opt_strings("tokenizer.ggml.tokens")?.filter(|tokens| tokens.len() > vocab)
+        {
+            let reason = format!("has {vocab} rows for {} tokens", tokens.len());
+            return Err(gguf.bad_tensor(&embedding.name, reason));
+        }
         let layers = (0..config.layers)
             .map(|index| {
                 let layer = Layer::read(&mut reader, &config, index)?;

@@ -7,7 +7,7 @@
 //! ggml rounds Q8_0 and Q8_1 in two ways: its reference takes 1 / (absmax / 127) and rounds half away from
 //! zero, its AVX2 code takes 127 / absmax and rounds half to even. llama.cpp runs the AVX2 code on any
 //! recent x86, and equal tokens need equal arithmetic, so activations follow the AVX2 code (weights, in
-//! [`super::encode`], follow the reference). Q8_K has one definition in ggml.
+//! `quant::encode`, follow the reference). Q8_K has one definition in ggml.
 
 use super::blocks::{BlockQ8_0, BlockQ8_1, BlockQ8K, F16, blocks_mut};
 use super::nearest_int;

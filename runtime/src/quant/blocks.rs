@@ -3,7 +3,7 @@
 //! In: byte slices whose length is a whole number of blocks. Out: slices of blocks, without a copy.
 //! Every field is made of bytes, so a block has alignment 1 and any bit pattern is a value: multi-byte
 //! numbers are little endian and read through [`F16`] or `from_le_bytes`. Source: ggml's block structs.
-//! Deliberately absent: what the numbers mean (see [`super::decode`] and [`super::encode`]).
+//! Deliberately absent: what the numbers mean (see `quant::decode` and `quant::encode`).
 
 use half::f16;
 

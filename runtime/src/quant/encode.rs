@@ -155,3 +155,47 @@ fn pack_nibbles(value: impl Fn(usize) -> f32) -> [u8; 16] {
     let nibble = |e: usize| (value(e) as i8).min(15) as u8;
     std::array::from_fn(|j| nibble(j) | nibble(j + 16) << 4)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::dequantize_row;
+    use proptest::prelude::*;
+
+    /// The largest error as a share of the largest magnitude in the row: half a step of the coarsest block,
+    /// a whole one for Q4_0, whose range ends at 7/8 on one side, and some slack for scales in f16 or 6 bits.
+    fn tolerance(ty: TensorType) -> f32 {
+        match ty {
+            TensorType::F32 => 0.0,
+            TensorType::F16 => 1.0 / 2048.0,
+            TensorType::BF16 => 1.0 / 256.0,
+            TensorType::Q8_0 => 1.15 / 254.0,
+            TensorType::Q4_0 => 1.01 / 8.0,
+            TensorType::Q4_1 => 1.02 / 15.0,
+            TensorType::Q4K => 2.0 / 15.0,
+            TensorType::Q6K => 1.5 / 32.0,
+            TensorType::TQ1_0 | TensorType::TQ2_0 | TensorType::I2S => 0.0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_survive_packing(
+            mut x in proptest::collection::vec(-2.0f32..2.0, 512),
+            ternary in proptest::collection::vec(-1i8..=1, 512),
+        ) {
+            for ty in TensorType::ALL {
+                if ty.is_ternary() {
+                    x = ternary.iter().map(|code| f32::from(*code) * 0.75).collect();
+                }
+                let (mut packed, mut back) = (Vec::new(), vec![0.0; x.len()]);
+                quantize_row(ty, &x, &mut packed);
+                prop_assert_eq!(Some(packed.len() as u64), ty.row_bytes(512));
+                dequantize_row(ty, &packed, 0.75, &mut back).unwrap();
+                let bound = tolerance(ty) * absmax(&x);
+                let worst = x.iter().zip(&back).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                prop_assert!(worst <= bound, "{}: {} > {}", ty, worst, bound);
+            }
+        }
+    }
+}

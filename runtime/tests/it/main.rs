@@ -7,5 +7,6 @@ mod errors;
 mod golden;
 mod interrupt;
 mod logits;
+mod reference;
 mod snapshots;
 mod support;

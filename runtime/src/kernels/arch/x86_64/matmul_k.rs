@@ -8,8 +8,8 @@ use crate::kernels::Tile;
 use crate::quant::blocks::*;
 use std::arch::x86_64::*;
 
-tile_kernel!(q4_k_q8_k = q4_k, 2 x 2);
-tile_kernel!(q6_k_q8_k = q6_k, 2 x 2);
+tile_kernel!(q4_k_q8_k = q4_k, 1 x 2);
+tile_kernel!(q6_k_q8_k = q6_k, 1 x 2);
 
 /// Two products sum to at most 2 * 15 * 128 = 3840 in 16 bits; a lane of 32 bits takes 16 of those times a
 /// scale of at most 63. Minima: pairs of 16-element sums are at most 2 * 2048.
@@ -78,10 +78,11 @@ fn q6_k<const R: usize, const N: usize>(rows: [&[u8]; R], activations: [&[u8]; N
     for b in 0..rows[0].len() {
         for r in 0..R {
             let block = &rows[r][b];
-            let scales = _mm256_cvtepi8_epi16(load128(&block.scales));
+            let scales = load128(&block.scales);
             let mut lanes = [_mm256_setzero_si256(); N];
             for n in 0..N {
-                let offset = _mm256_madd_epi16(load256(&activations[n][b].bsums), scales);
+                let offset =
+                    _mm256_madd_epi16(load256(&activations[n][b].bsums), _mm256_cvtepi8_epi16(scales));
                 lanes[n] = _mm256_sub_epi32(lanes[n], _mm256_slli_epi32::<5>(offset));
             }
             for half in 0..2 {
@@ -110,10 +111,10 @@ fn q6_k<const R: usize, const N: usize>(rows: [&[u8]; R], activations: [&[u8]; N
                 ];
                 for (i, quants) in quants.into_iter().enumerate() {
                     let g = 4 * half + i;
-                    let scale = _mm256_set_m128i(
-                        _mm_set1_epi16(block.scales[2 * g + 1].into()),
-                        _mm_set1_epi16(block.scales[2 * g].into()),
-                    );
+                    // Scale 2g eight times, then 2g + 1 eight times.
+                    let places = _mm_set_epi64x(0x0101_0101_0101_0101, 0);
+                    let places = _mm_add_epi8(places, _mm_set1_epi8(2 * g as i8));
+                    let scale = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, places));
                     for n in 0..N {
                         let y = load256(&activations[n][b].qs.as_chunks::<32>().0[g]);
                         let terms = _mm256_madd_epi16(scale, _mm256_maddubs_epi16(quants, y));

@@ -115,6 +115,12 @@ pub(super) fn shape(tile: &Tile<'_>) -> (usize, usize) {
     shape
 }
 
+/// The largest multiple of `step` up to `n`.
+#[inline(always)]
+pub(super) fn whole(n: usize, step: usize) -> usize {
+    n - n % step
+}
+
 /// Defines the kernel `$name` from `$dot::<R, N>(rows, activations, tensor_scale) -> [[f32; N]; R]`: the tile is
 /// cut into blocks of `$r` rows by `$n` activations and what is left over. Blocks only share loads and
 /// unpacking: each pair has its own accumulator, so its result does not depend on the block it is in.
@@ -131,7 +137,7 @@ macro_rules! tile_kernel {
                     put(tile.out, count, ($row, $activation), $dot::<$rr, $nn>(weights, activations, scale));
                 }};
             }
-            let (row_end, activation_end) = (rows - rows % $r, count - count % $n);
+            let (row_end, activation_end) = (whole(rows, $r), whole(count, $n));
             for row in (0..row_end).step_by($r) {
                 (0..activation_end).step_by($n).for_each(|a| block!($r x $n at row, a));
                 (activation_end..count).for_each(|a| block!($r x 1 at row, a));
