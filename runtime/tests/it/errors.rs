@@ -62,7 +62,8 @@ fn every_bad_fixture_is_an_error_that_names_file_and_remedy() {
     let mut told = String::new();
     for name in gguf_files("fixtures/gguf/bad") {
         let path = format!("fixtures/gguf/bad/{name}");
-        let ran = run(&["run", "--model", &path, "--prompt", "a", "--max-tokens", "1", "--kernels", "scalar"]);
+        let ran =
+            run(&["run", "--model", &path, "--prompt", "a", "--max-tokens", "1", "--kernels", "scalar"]);
         assert_eq!(ran.code, 3, "{path}: {}", ran.stderr);
         let prefix = format!("error: {path}: ");
         let message = ran.stderr.lines().find_map(|line| line.strip_prefix(&prefix));
