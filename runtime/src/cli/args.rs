@@ -86,7 +86,8 @@ pub struct EngineArgs {
     /// How ternary layers quantize activations: per token as BitNet is trained, or per block of 256 as llama.cpp does
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub activation_quant: ActivationQuantArg,
-    /// Kernel set to use; one that this CPU cannot run is an error (default: BITNET_KERNELS, else auto)
+    /// Kernel set to use, of those that `bitnet kernels` shows; one that this CPU cannot run is an error
+    /// (default: BITNET_KERNELS, else auto)
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
     /// Where to compute; anything but auto is a demand, never a wish
@@ -208,7 +209,7 @@ pub struct RunArgs {
     /// Positions of the context window (default: what the model was trained for, 4096 at most)
     #[arg(long, short, value_name = "N")]
     pub ctx_size: Option<usize>,
-    /// When the window is full, drop the older half after the first N positions and go on
+    /// When the window is full, drop the older half of what follows the first KEEP positions (1) and go on
     #[arg(long, value_name = "KEEP", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub context_shift: Option<usize>,
     /// End at this text (not shown); may be given more than once

@@ -32,7 +32,7 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     }
     let context = tests.iter().map(|test| test.tokens()).max();
     let started = Instant::now();
-    let mut engine = settings::load_engine(ctx, &args.engine, context)?;
+    let ((), mut engine) = settings::load(ctx, &args.engine, context, |_| Ok(()))?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     ctx.note(engine.selection());
     if cfg!(debug_assertions) {

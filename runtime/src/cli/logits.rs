@@ -13,7 +13,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 pub fn run(ctx: &mut Ctx, args: &LogitsArgs) -> Result<()> {
-    let mut engine = settings::load_engine(ctx, &args.engine, Some(args.tokens.len()))?;
+    let ((), mut engine) = settings::load(ctx, &args.engine, Some(args.tokens.len()), |_| Ok(()))?;
     ctx.note(engine.selection());
     let partial = partial_path(&args.out);
     if let Err(error) = write(&mut engine, &args.tokens, &partial) {

@@ -17,9 +17,16 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
     params.validate()?;
     let text = prompt::text(&args.prompt)?;
     let started = Instant::now();
-    let mut engine = settings::load_engine(ctx, &args.engine, args.ctx_size)?;
-    let (tokenizer, warnings) = load_tokenizer(engine.gguf())?;
+    let ((tokenizer, mut warnings), mut engine) =
+        settings::load(ctx, &args.engine, args.ctx_size, load_tokenizer)?;
     let load = started.elapsed();
+    let trained = engine.model().config.context_length;
+    if engine.context() > trained {
+        warnings.push(format!(
+            "--ctx-size {} is more than the {trained} the model was trained for",
+            engine.context()
+        ));
+    }
     ctx.warn(&warnings);
     ctx.note(engine.selection());
     if params.temperature > 0.0 && args.sampling.seed.is_none() {

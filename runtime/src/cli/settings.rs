@@ -6,6 +6,7 @@ use super::args::{DeviceArg, EngineArgs, I2sLayoutArg};
 use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
+use crate::gguf::Gguf;
 use crate::kernels::select::KernelRequest;
 use crate::quant::I2sLayout;
 use crate::{Error, Result};
@@ -14,8 +15,14 @@ use std::sync::Arc;
 
 const MAX_THREADS: usize = 1024;
 
-/// Loads the model that `args` name; `context` is in positions. Catches interrupts from here on.
-pub fn load_engine(ctx: &Ctx, args: &EngineArgs, context: Option<usize>) -> Result<Engine> {
+/// Loads the model that `args` name; `context` is in positions. `first` takes what else is needed of the file
+/// before any weight is touched. Catches interrupts from here on.
+pub fn load<T>(
+    ctx: &Ctx,
+    args: &EngineArgs,
+    context: Option<usize>,
+    first: impl FnOnce(&Gguf) -> Result<T>,
+) -> Result<(T, Engine)> {
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
     check_device(args.device)?;
     let options = EngineOptions {
@@ -33,7 +40,11 @@ pub fn load_engine(ctx: &Ctx, args: &EngineArgs, context: Option<usize>) -> Resu
     };
     ctx.catch_interrupts();
     let mut progress = Progress::start(format!("loading {}", path.display()));
-    Engine::load(&path, &options, &mut |done, layers| progress.update(done, layers))
+    let gguf = Gguf::open(&path, options.mapping)?;
+    gguf.require_readable_types()?;
+    let first = first(&gguf)?;
+    let engine = Engine::new(Arc::new(gguf), &options, &mut |done, layers| progress.update(done, layers))?;
+    Ok((first, engine))
 }
 
 /// # Errors

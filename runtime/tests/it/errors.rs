@@ -8,7 +8,7 @@ fn failures_have_codes_and_messages() {
         (&["inspect", "--model", "absent.gguf"], 4, "absent.gguf"),
         (&["inspect", "--model", "no-such-model"], 4, "neither a file nor a name of the catalog"),
         (&["inspect", "--model", "smollm2-135m"], 4, "cargo xtask models fetch smollm2-135m"),
-        (&["inspect", "--model", "README.md"], 3, "GGUF"),
+        (&["inspect", "--model", "Cargo.toml"], 3, "GGUF"),
         (&["run", "--model", MODEL, "--prompt", "a", "--device", "cuda"], 5, "no CUDA backend"),
         (
             &["run", "--model", MODEL, "--prompt", "a", "--temperature", "-1"],
@@ -58,19 +58,18 @@ fn variables_act_as_their_switches_do() {
 }
 
 #[test]
-fn every_bad_fixture_is_an_error_that_names_it() {
-    let dir = root().join("fixtures/gguf/bad");
-    let mut seen = 0;
-    for entry in std::fs::read_dir(dir).expect("bad fixtures") {
-        let path = entry.expect("readable").path();
-        if path.extension().is_none_or(|extension| extension != "gguf") {
-            continue;
-        }
-        seen += 1;
-        let path = path.to_str().expect("UTF-8");
-        let ran = run(&["run", "--model", path, "--prompt", "a", "--max-tokens", "1", "--kernels", "scalar"]);
-        assert!([3, 8].contains(&ran.code), "{path}: code {}: {}", ran.code, ran.stderr);
-        assert!(ran.stderr.contains("error: ") && ran.stderr.contains(path), "{path}: {}", ran.stderr);
+fn every_bad_fixture_is_an_error_that_names_file_and_remedy() {
+    let mut told = String::new();
+    for name in gguf_files("fixtures/gguf/bad") {
+        let path = format!("fixtures/gguf/bad/{name}");
+        let ran =
+            run(&["run", "--model", &path, "--prompt", "a", "--max-tokens", "1", "--kernels", "scalar"]);
+        assert_eq!(ran.code, 3, "{path}: {}", ran.stderr);
+        let prefix = format!("error: {path}: ");
+        let message = ran.stderr.lines().find_map(|line| line.strip_prefix(&prefix));
+        let message = message.unwrap_or_else(|| panic!("{path} is not named: {}", ran.stderr));
+        assert!(message.contains("; "), "{path}: no remedy in {message}");
+        told += &format!("{name}\n  {message}\n");
     }
-    assert!(seen >= 10, "{seen} bad fixtures");
+    insta::assert_snapshot!(told);
 }

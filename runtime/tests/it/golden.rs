@@ -1,6 +1,8 @@
 //! Golden paths: a prompt goes in, tokens of a real forward pass come out, and every switch does what it says.
 
 use crate::support::*;
+use std::io::Write;
+use std::process::Stdio;
 
 const GREEDY: [&str; 6] = ["--temperature", "0", "--max-tokens", "12", "--kernels", "scalar"];
 
@@ -9,10 +11,10 @@ fn generate(model: &str, extra: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn every_ternary_fixture_generates_the_recorded_tokens() {
+fn every_fixture_generates_the_recorded_tokens() {
     let mut recorded = String::new();
-    for name in TERNARY {
-        let output = generate(&ok(name), &GREEDY);
+    for name in fixtures() {
+        let output = generate(&ok(&name), &GREEDY);
         let (tokens, text) = (ids(&output["output_tokens"]), &output["text"]);
         recorded += &format!("{name}: {tokens:?} {text}\n");
     }
@@ -47,6 +49,39 @@ fn a_prompt_file_is_the_same_as_the_prompt() {
     let direct = generate(MODEL, &GREEDY);
     assert_eq!(from_file["prompt_tokens"], direct["prompt_tokens"]);
     assert_eq!(from_file["output_tokens"], direct["output_tokens"]);
+}
+
+#[test]
+fn a_prompt_comes_from_stdin() {
+    let mut child = bitnet(&["tokenize", "--model", MODEL, "--prompt", "-", "--json"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    child.stdin.take().expect("piped").write_all(b"Hello world\n").expect("it reads");
+    let piped = finish(child.wait_with_output().expect("it ends")).json();
+    assert_eq!(piped, json(&["tokenize", "--model", MODEL, "--prompt", "Hello world"]));
+}
+
+#[test]
+fn a_chat_wraps_the_prompt_in_the_files_template_with_one_bos() {
+    let tokenized =
+        |extra: &[&str]| json(&[&["tokenize", "--model", MODEL, "--prompt", "Hello"], extra].concat());
+    let plain = tokenized(&[]);
+    let chat = tokenized(&["--chat", "--system", "Be brief"]);
+    assert_eq!((&plain["chat"], &chat["chat"]), (&serde_json::Value::Null, &"gguf".into()));
+    let (plain, chat_ids) = (ids(&plain["ids"]), ids(&chat["ids"]));
+    assert_eq!(chat_ids.iter().filter(|id| **id == plain[0]).count(), 1, "BOS once: {chat_ids:?}");
+    assert!(chat_ids.windows(plain.len() - 1).any(|part| part == &plain[1..]), "{chat_ids:?}");
+    let run = generate(MODEL, &[&GREEDY[..], &["--chat=llama3-chat"]].concat());
+    assert_eq!(run["chat"], "llama3-chat");
+}
+
+#[test]
+fn every_kernel_set_of_this_cpu_generates_the_same_tokens() {
+    let kernels = json(&["kernels"]);
+    for level in kernels["selection"]["detected"].as_array().expect("an array") {
+        let tokens =
+            |level| ids(&generate(MODEL, &["--temperature", "0", "--kernels", level])["output_tokens"]);
+        assert_eq!(tokens(level.as_str().expect("a name")), tokens("scalar"), "{level}");
+    }
 }
 
 #[test]

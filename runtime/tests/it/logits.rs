@@ -37,10 +37,10 @@ fn argmax(row: &[f32]) -> u64 {
 
 #[test]
 fn later_tokens_never_change_earlier_logits() {
-    for name in TERNARY {
-        let (vocab, all) = logits(&ok(name), &TOKENS, &[]);
+    for name in fixtures() {
+        let (vocab, all) = logits(&ok(&name), &TOKENS, &[]);
         for n in [1, 4] {
-            let (_, some) = logits(&ok(name), &TOKENS[..n], &[]);
+            let (_, some) = logits(&ok(&name), &TOKENS[..n], &[]);
             assert_eq!(bits(&some), bits(&all[..n * vocab]), "{name}: the first {n}");
         }
     }
@@ -48,9 +48,9 @@ fn later_tokens_never_change_earlier_logits() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for name in TERNARY {
-        let (_, one) = logits(&ok(name), &TOKENS, &["--threads", "1"]);
-        let (_, four) = logits(&ok(name), &TOKENS, &["--threads", "4"]);
+    for name in fixtures() {
+        let (_, one) = logits(&ok(&name), &TOKENS, &["--threads", "1"]);
+        let (_, four) = logits(&ok(&name), &TOKENS, &["--threads", "4"]);
         assert_eq!(bits(&one), bits(&four), "{name}");
     }
 }
