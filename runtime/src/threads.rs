@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
-/// Polls of the epoch before an idle worker parks: some tens of microseconds, longer than the serial
-/// stretches inside a token and far shorter than the time between requests.
-const SPINS_BEFORE_PARK: u32 = 20_000;
+/// Polls before a waiting thread gives its core away: some tens of microseconds, longer than the serial
+/// stretches inside a token, and short enough not to hold up others where cores are scarce.
+const SPINS_BEFORE_PARK: u32 = 2_000;
 
 /// A function of the thread's number, 0 being the caller.
 type Region<'a> = &'a (dyn Fn(usize) + Sync + 'a);

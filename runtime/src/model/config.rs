@@ -85,11 +85,8 @@ impl ModelConfig {
         let Some((_, architecture)) = Architecture::NAMES.into_iter().find(|(known, _)| *known == name)
         else {
             let known = Architecture::NAMES.map(|(known, _)| known).join(", ");
-            return Err(Error::unsupported(
-                gguf.path(),
-                format!("general.architecture is '{name}'"),
-                format!("this runtime runs {known}"),
-            ));
+            let what = format!("general.architecture is '{name}'");
+            return Err(Error::unsupported(gguf.path(), what, format!("this runtime runs {known}")));
         };
         let key = |suffix: &str| format!("{name}.{suffix}");
         let number = |suffix: &str| gguf.u32(&key(suffix)).map(|value| value as usize);
@@ -98,7 +95,11 @@ impl ModelConfig {
         let kv_heads = optional("attention.head_count_kv")?.unwrap_or(heads);
         let head_dim = match optional("attention.key_length")? {
             Some(length) => length,
-            None => hidden.checked_div(heads).unwrap_or(0),
+            None if hidden.is_multiple_of(heads) => hidden / heads.max(1),
+            None => {
+                let reason = format!("is {heads}, which does not divide the embedding length of {hidden}");
+                return Err(gguf.bad_key(&key("attention.head_count"), reason));
+            }
         };
         let config = ModelConfig {
             architecture,
@@ -136,24 +137,29 @@ impl ModelConfig {
     }
 
     fn check(&self, gguf: &Gguf) -> Result<()> {
-        let problem = if [self.layers, self.hidden, self.feed_forward, self.heads, self.context_length]
-            .contains(&0)
-        {
-            "a layer count, width, head count or context length is 0".to_owned()
-        } else if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
-            format!("{} query heads do not divide among {} key/value heads", self.heads, self.kv_heads)
-        } else if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
-            format!("the head dimension is {}, not a positive even number", self.head_dim)
-        } else if self.rope_dim == 0 || !self.rope_dim.is_multiple_of(2) || self.rope_dim > self.head_dim {
-            format!("rope.dimension_count is {}, the head dimension {}", self.rope_dim, self.head_dim)
-        } else if !(self.rms_eps > 0.0 && self.rms_eps.is_finite()) {
-            format!("attention.layer_norm_rms_epsilon is {}", self.rms_eps)
-        } else if !(self.rope_base > 0.0 && self.rope_base.is_finite()) {
-            format!("rope.freq_base is {}", self.rope_base)
-        } else {
-            return Ok(());
-        };
-        Err(Error::unsupported(gguf.path(), problem, "the metadata is wrong: convert the model again"))
+        let heads = format!("does not divide the {} query heads", self.heads);
+        let zero = "is 0".to_owned();
+        let positive = |value: f32| value > 0.0 && value.is_finite();
+        let rope_fits = self.rope_dim.is_multiple_of(2) && (2..=self.head_dim).contains(&self.rope_dim);
+        let rules = [
+            (self.layers > 0, "block_count", zero.clone()),
+            (self.hidden > 0, "embedding_length", zero.clone()),
+            (self.feed_forward > 0, "feed_forward_length", zero.clone()),
+            (self.context_length > 0, "context_length", zero.clone()),
+            (self.heads > 0, "attention.head_count", zero),
+            (self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "attention.head_count_kv", heads),
+            (
+                rope_fits,
+                "rope.dimension_count",
+                format!("is {}, the head dimension {}", self.rope_dim, self.head_dim),
+            ),
+            (positive(self.rms_eps), "attention.layer_norm_rms_epsilon", format!("is {}", self.rms_eps)),
+            (positive(self.rope_base), "rope.freq_base", format!("is {}", self.rope_base)),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            None => Ok(()),
+            Some((_, key, reason)) => Err(gguf.bad_key(&format!("{}.{key}", self.architecture_name), reason)),
+        }
     }
 }
 

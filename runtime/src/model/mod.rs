@@ -39,11 +39,6 @@ impl Model {
         let mut reader = weights::Reader::new(&gguf, layout);
         let embedding = reader.embedding(config.hidden)?;
         let vocab = embedding.rows;
-        if let Some(tokens) = gguf.opt_strings("tokenizer.ggml.tokens")?.filter(|tokens| tokens.len() > vocab)
-        {
-            let reason = format!("has {vocab} rows for {} tokens", tokens.len());
-            return Err(gguf.bad_tensor(&embedding.name, reason));
-        }
         let layers = (0..config.layers)
             .map(|index| {
                 let layer = Layer::read(&mut reader, &config, index)?;
