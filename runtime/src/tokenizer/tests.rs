@@ -303,7 +303,9 @@ fn a_vocabulary_that_cannot_work_is_refused() {
     assert!(
         refused(TokenizerSpec { token_types: vec![1], ..with_merge() }).contains("tokenizer.ggml.token_type")
     );
-    assert!(refused(TokenizerSpec { tokens: vec![], token_types: vec![], ..good() }).contains("0 entries"));
+    assert!(
+        refused(TokenizerSpec { tokens: vec![], token_types: vec![], ..good() }).contains("has 0 entries")
+    );
     let twice = TokenizerSpec { tokens: vec![b"a".to_vec(), b"a".to_vec()], token_types: vec![], ..good() };
     assert!(refused(twice).contains("tokens 0 and 1 have the same text"));
     let spm = TokenizerSpec { model: "llama".into(), tokens: vec![b"a".to_vec()], ..Default::default() };
