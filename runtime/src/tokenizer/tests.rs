@@ -334,6 +334,8 @@ fn what_the_vocabulary_cannot_spell_is_an_error_or_the_unknown_token() {
     });
     let message = tokenizer.encode("aéa", SpecialTokens::Parse, Bos::Never).unwrap_err().to_string();
     assert!(message.contains("no token for the byte 0xc3"), "{message}");
+    let message = SMOLLM.encode("a\u{4}b", SpecialTokens::Parse, Bos::Never).unwrap_err().to_string();
+    assert!(message.contains("no token for the byte 0x04"), "{message}");
 }
 
 #[test]
