@@ -1,8 +1,8 @@
 //! Text to token ids and back, from the vocabulary inside a GGUF file.
 //!
 //! In: a [`TokenizerSpec`] (the `tokenizer.ggml.*` values). Out: a [`Tokenizer`] whose ids equal llama.cpp's:
-//! byte-level BPE ([`bpe`], words from [`pre`]) or SentencePiece ([`spm`]), special tokens split out first
-//! ([`special`]), both merging with [`merge`]. [`stream`] turns ids back into text.
+//! byte-level BPE (`bpe`, words from `pre`) or SentencePiece (`spm`), special tokens split out first
+//! (`special`), both merging with `merge`. `stream` turns ids back into text.
 //!
 //! BPE is written here instead of taken from the `tokenizers` crate, which costs more to build and to ship and
 //! has no SentencePiece like llama.cpp's (numbers, and where this differs from llama.cpp on purpose, in
