@@ -1,7 +1,7 @@
 //! The Jinja environment that chat templates expect, the one of Hugging Face's `apply_chat_template`.
 //!
 //! Blocks are trimmed, Python's string and dictionary methods work, `raise_exception` and `strftime_now` exist.
-//! Templates come from files of strangers: steps are counted ([`FUEL`]), nothing can be loaded or included, and
+//! Templates come from files of strangers: steps are counted (`FUEL`), nothing can be loaded or included, and
 //! every failure is an error that names the line.
 
 use super::{AddGenerationPrompt, ChatContext, Message, strftime};

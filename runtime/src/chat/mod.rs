@@ -1,6 +1,6 @@
 //! Chat templates: a conversation becomes the prompt text that a model was trained on.
 //!
-//! In: messages, and the template of the GGUF file (Jinja, in [`jinja`]) or one of the built-in ones. Out: text
+//! In: messages, and the template of the GGUF file (Jinja, in `jinja`) or one of the built-in ones. Out: text
 //! to encode with special tokens parsed; where it begins with BOS, [`crate::tokenizer`] adds no second one.
 //! [`ChatMode`] is what `--chat` takes; [`ChatTemplate::choose`] turns it into a template. Deliberately absent:
 //! tools and documents (templates see them as `none`), as no supported model calls tools yet.

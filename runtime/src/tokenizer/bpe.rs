@@ -3,7 +3,7 @@
 //! Bytes become tokens, then the merges of the file apply in order of rank within each word. Where a merge names
 //! a text that the vocabulary lacks it can never produce a token, so it is left out (and counted).
 
-use super::merge::{Merged, Merger};
+use super::merge::{Merged, Merger, Symbol};
 use super::pre::{PreRow, PreTokenizer};
 use super::vocab::{Vocab, char_of_byte};
 use std::collections::HashMap;
@@ -13,7 +13,8 @@ pub(super) struct Bpe {
     ignore_merges: bool,
     chars: [char; 256],
     byte_ids: [Option<u32>; 256],
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    /// (left << 32 | right) to (rank, merged).
+    merges: HashMap<u64, (u32, u32)>,
     /// Merges left out because the vocabulary lacks one of their texts.
     pub(super) unusable_merges: usize,
 }
@@ -33,7 +34,7 @@ impl Bpe {
             joined.extend_from_slice(left);
             joined.extend_from_slice(right);
             if let (Some(l), Some(r), Some(id)) = (vocab.id(left), vocab.id(right), vocab.id(&joined)) {
-                ranks.entry((l, r)).or_insert((rank as u32, id));
+                ranks.entry(key(l, r)).or_insert((rank as u32, id));
             }
         }
         let unusable_merges = merges.len() - ranks.len();
@@ -64,7 +65,11 @@ impl Bpe {
         Ok(())
     }
 
-    fn pair(&self, left: &super::merge::Symbol, right: &super::merge::Symbol) -> Option<Merged> {
-        self.merges.get(&(left.id, right.id)).map(|&(rank, id)| Merged { rank, id })
+    fn pair(&self, left: &Symbol, right: &Symbol) -> Option<Merged> {
+        self.merges.get(&key(left.id, right.id)).map(|&(rank, id)| Merged { rank, id })
     }
+}
+
+fn key(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
 }

@@ -1,12 +1,12 @@
 //! Text to token ids and back, from the vocabulary inside a GGUF file.
 //!
 //! In: a [`TokenizerSpec`] (the `tokenizer.ggml.*` values). Out: a [`Tokenizer`] whose ids equal llama.cpp's:
-//! byte-level BPE ([`bpe`], words from [`pre`]) or SentencePiece ([`spm`]), special tokens split out first
-//! ([`special`]), both merging with [`merge`]. [`stream`] turns ids back into text.
+//! byte-level BPE (`bpe`, words from `pre`) or SentencePiece (`spm`), special tokens split out first
+//! (`special`), both merging with `merge`. `stream` turns ids back into text.
 //!
-//! BPE is written here instead of taken from the `tokenizers` crate: the files give merges over texts that crate
-//! refuses where one is missing, its words come from other expressions, and it costs more to build and to ship
-//! (numbers in docs/explanation/tokenizer.md). Deliberately absent: reading GGUF, training, normalization, the
+//! BPE is written here instead of taken from the `tokenizers` crate, which costs more to build and to ship and
+//! has no SentencePiece like llama.cpp's (numbers, and where this differs from llama.cpp on purpose, in
+//! docs/explanation/tokenizer.md). Deliberately absent: reading GGUF, training, normalization, the
 //! word-piece and unigram models, and llama.cpp's clean-up of spaces before punctuation in decoded text.
 
 mod bpe;
@@ -17,6 +17,7 @@ mod spm;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod vocab;
 
 pub use stream::DecodeStream;
@@ -105,7 +106,7 @@ pub struct Tokenizer {
 
 enum Model {
     Bpe(Box<bpe::Bpe>),
-    Spm(spm::Spm),
+    Spm(Box<spm::Spm>),
 }
 
 impl Tokenizer {
@@ -155,7 +156,7 @@ impl Tokenizer {
                 let prefix = spec.add_space_prefix.unwrap_or(true);
                 let spm = spm::Spm::new(&vocab, &spec.scores, unknown, prefix, path)?;
                 let (bos, eos) = (spec.bos.or(usual(1, "<s>")), spec.eos.or(usual(2, "</s>")));
-                (Model::Spm(spm), "llama-spm", true, bos, eos)
+                (Model::Spm(Box::new(spm)), "llama-spm", true, bos, eos)
             }
         };
         if spec.add_bos == Some(true) && bos.is_none() || spec.add_eos == Some(true) && eos.is_none() {

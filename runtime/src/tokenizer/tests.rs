@@ -303,7 +303,9 @@ fn a_vocabulary_that_cannot_work_is_refused() {
     assert!(
         refused(TokenizerSpec { token_types: vec![1], ..with_merge() }).contains("tokenizer.ggml.token_type")
     );
-    assert!(refused(TokenizerSpec { tokens: vec![], token_types: vec![], ..good() }).contains("0 entries"));
+    assert!(
+        refused(TokenizerSpec { tokens: vec![], token_types: vec![], ..good() }).contains("has 0 entries")
+    );
     let twice = TokenizerSpec { tokens: vec![b"a".to_vec(), b"a".to_vec()], token_types: vec![], ..good() };
     assert!(refused(twice).contains("tokens 0 and 1 have the same text"));
     let spm = TokenizerSpec { model: "llama".into(), tokens: vec![b"a".to_vec()], ..Default::default() };
@@ -332,6 +334,8 @@ fn what_the_vocabulary_cannot_spell_is_an_error_or_the_unknown_token() {
     });
     let message = tokenizer.encode("aéa", SpecialTokens::Parse, Bos::Never).unwrap_err().to_string();
     assert!(message.contains("no token for the byte 0xc3"), "{message}");
+    let message = SMOLLM.encode("a\u{4}b", SpecialTokens::Parse, Bos::Never).unwrap_err().to_string();
+    assert!(message.contains("no token for the byte 0x04"), "{message}");
 }
 
 #[test]

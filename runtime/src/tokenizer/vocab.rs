@@ -4,10 +4,13 @@
 //! tokens that end a generation. Kinds follow llama.cpp: where a file has no or wrong `token_type`s, the
 //! well-known texts below make a token a control token.
 
-use super::merge::NONE;
+use super::texts::Texts;
 use crate::error::{Error, Result};
-use std::collections::HashMap;
 use std::path::Path;
+
+/// Ids and text positions fit 32 bits with room to spare.
+const MAX_TOKENS: usize = 1 << 24;
+const MAX_TEXT_BYTES: usize = 1 << 30;
 
 /// `tokenizer.ggml.token_type`, values of ggml's `llama_token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +96,7 @@ const FILL_TEXTS: [&[&str]; 3] = [
 ];
 
 pub(super) struct Vocab {
-    ids: HashMap<Vec<u8>, u32>,
+    texts: Texts,
     kinds: Vec<Kind>,
     /// The bytes of every token, back to back; token `i` ends at `ends[i]`.
     bytes: Vec<u8>,
@@ -114,8 +117,9 @@ impl Vocab {
         ends: &[u32],
         path: &Path,
     ) -> Result<Vocab> {
-        if tokens.is_empty() || tokens.len() >= NONE as usize {
-            let what = format!("tokenizer.ggml.tokens has {} entries", tokens.len());
+        let size: usize = tokens.iter().map(Vec::len).sum();
+        if tokens.is_empty() || tokens.len() > MAX_TOKENS || size > MAX_TEXT_BYTES {
+            let what = format!("tokenizer.ggml.tokens has {} entries of {size} bytes in all", tokens.len());
             return Err(Error::unsupported(path, what, "convert the model again with its vocabulary"));
         }
         if !types.is_empty() && types.len() != tokens.len() {
@@ -123,12 +127,13 @@ impl Vocab {
                 format!("{} tokens but {} entries in tokenizer.ggml.token_type", tokens.len(), types.len());
             return Err(Error::unsupported(path, what, "convert the model again: one type per token"));
         }
-        let mut ids = HashMap::with_capacity(tokens.len());
-        for (id, mut text) in tokens.into_iter().enumerate() {
-            if text.is_empty() {
-                text = format!("[EMPTY_{id}]").into_bytes();
-            }
-            if let Some(first) = ids.insert(text, id as u32) {
+        let mut texts = Texts::with_capacity(tokens.len());
+        for (id, text) in tokens.iter().enumerate() {
+            let pushed = match text.is_empty() {
+                true => texts.push(format!("[EMPTY_{id}]").as_bytes()),
+                false => texts.push(text),
+            };
+            if let Err(first) = pushed {
                 let what = format!("tokens {first} and {id} have the same text in tokenizer.ggml.tokens");
                 return Err(Error::unsupported(
                     path,
@@ -137,9 +142,9 @@ impl Vocab {
                 ));
             }
         }
-        let kinds = (0..ids.len()).map(|id| kind_of(types.get(id).copied())).collect();
+        let kinds = (0..texts.len()).map(|id| kind_of(types.get(id).copied())).collect();
         let mut vocab = Vocab {
-            ids,
+            texts,
             kinds,
             bytes: Vec::new(),
             ends: Vec::new(),
@@ -159,7 +164,7 @@ impl Vocab {
 
     /// The token written exactly like `text`.
     pub(super) fn id(&self, text: &[u8]) -> Option<u32> {
-        self.ids.get(text).copied()
+        self.texts.id(text)
     }
 
     pub(super) fn kind(&self, id: u32) -> Option<Kind> {
@@ -188,7 +193,7 @@ impl Vocab {
     }
 
     fn mark_known_texts(&mut self) {
-        let find = |text: &&str| self.ids.get(text.as_bytes()).copied();
+        let find = |text: &&str| self.texts.id(text.as_bytes());
         let ends: Vec<u32> = END_TEXTS.iter().filter_map(find).collect();
         let fill_ends: Vec<u32> =
             FILL_END_TEXTS.iter().filter_map(|texts| texts.iter().find_map(find)).collect();
@@ -203,22 +208,24 @@ impl Vocab {
     }
 
     fn collect_bytes(&mut self, spelling: Spelling, path: &Path) -> Result<()> {
-        let mut texts: Vec<&[u8]> = vec![&[]; self.len()];
-        for (text, id) in &self.ids {
-            texts[*id as usize] = text;
-        }
         let byte_of = byte_of_char();
-        for (id, (&text, kind)) in texts.iter().zip(&self.kinds).enumerate() {
+        for (id, kind) in self.kinds.iter().enumerate() {
+            let text = self.texts.text(id);
             match kind {
                 Kind::Control | Kind::UserDefined | Kind::Unknown => {
                     self.bytes.extend_from_slice(text);
                     self.special.push((id as u32, text.to_vec()));
                 }
                 Kind::Normal if spelling == Spelling::ByteLevel => {
-                    let spelled = std::str::from_utf8(text).ok().and_then(|text| {
-                        text.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>()
+                    let start = self.bytes.len();
+                    let spelled = std::str::from_utf8(text).is_ok_and(|text| {
+                        let byte = |c: char| byte_of.get(c as usize).copied().flatten();
+                        text.chars().all(|c| byte(c).map(|byte| self.bytes.push(byte)).is_some())
                     });
-                    self.bytes.extend_from_slice(spelled.as_deref().unwrap_or(text));
+                    if !spelled {
+                        self.bytes.truncate(start);
+                        self.bytes.extend_from_slice(text);
+                    }
                 }
                 Kind::Normal => unescape_spaces(text, &mut self.bytes),
                 Kind::Byte => self.bytes.push(byte_token(text).ok_or_else(|| {
@@ -232,9 +239,6 @@ impl Vocab {
                 Kind::Unused => {}
             }
             self.ends.push(self.bytes.len() as u32);
-        }
-        if u32::try_from(self.bytes.len()).is_err() {
-            return Err(Error::unsupported(path, "the token texts exceed 4 GiB", "convert the model again"));
         }
         self.special.sort_by_key(|(_, text)| std::cmp::Reverse(text.len()));
         Ok(())
@@ -289,6 +293,11 @@ pub(super) fn char_of_byte() -> [char; 256] {
     })
 }
 
-fn byte_of_char() -> HashMap<char, u8> {
-    (0..=255u8).map(|byte| (char_of_byte()[byte as usize], byte)).collect()
+/// The byte that each character below U+0144 spells.
+fn byte_of_char() -> [Option<u8>; 0x144] {
+    let mut bytes = [None; 0x144];
+    for (byte, c) in char_of_byte().into_iter().enumerate() {
+        bytes[c as usize] = Some(byte as u8);
+    }
+    bytes
 }
