@@ -133,7 +133,7 @@ pub(crate) const CAPABILITIES: &[Capability] = &[
     Capability {
         name: "tl1",
         all: LUT,
-        machines: &["aarch64", "arm64", "arm64e", "arm"],
+        machines: &["aarch64", "arm64e", "arm"],
         brings: "libggml of bitnet.cpp built for ARM with -DBITNET_ARM_TL1=ON",
         ..NONE
     },

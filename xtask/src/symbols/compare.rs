@@ -38,29 +38,20 @@ struct Diff<'a> {
     imports: Changes,
 }
 
-/// Writes what is different in `others` against `libraries`, machine by machine.
+/// Writes what is different in `others` against `libraries`, machine by machine. `Ok(false)` where no machine
+/// is common to both.
 pub(crate) fn diff(
     args: &AnalyzeArgs,
     libraries: &[Library<'_>],
     others: &[Library<'_>],
     out: &mut dyn Write,
-) -> anyhow::Result<()> {
-    let mut reports = Vec::new();
-    for from in libraries {
-        let Some(to) = others.iter().find(|to| to.machine == from.machine) else {
-            let (machine, other) = (&from.machine, &others[0]);
-            anyhow::bail!(
-                "{} is for {machine}, {} for {}: nothing to compare",
-                from.path,
-                other.path,
-                other.machine
-            );
-        };
-        reports.push(compare(from, to));
-    }
+) -> anyhow::Result<bool> {
+    let pair = |from| Some(compare(from, others.iter().find(|to| to.machine == from.machine)?));
+    let reports: Vec<Diff<'_>> = libraries.iter().filter_map(pair).collect();
     if args.output() == OutputFormat::Json {
         serde_json::to_writer(&mut *out, &reports)?;
-        return Ok(out.write_all(b"\n")?);
+        out.write_all(b"\n")?;
+        return Ok(!reports.is_empty());
     }
     for report in &reports {
         writeln!(out, "{} -> {} ({})", report.from, report.to, report.machine)?;
@@ -88,7 +79,7 @@ pub(crate) fn diff(
                 .try_for_each(|Change { name, from, to }| writeln!(out, "~ {name}: {from} -> {to}"))?;
         }
     }
-    Ok(())
+    Ok(!reports.is_empty())
 }
 
 fn compare<'a>(from: &'a Library<'_>, to: &'a Library<'_>) -> Diff<'a> {

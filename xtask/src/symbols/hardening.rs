@@ -115,7 +115,7 @@ pub(crate) fn from_symbols(library: &mut Library<'_>) {
     }
     // A static library or a libc defines what others import.
     canary |= CANARY.iter().any(|name| library.find_export(name).is_some());
-    let windows = matches!(library.format, Format::Pe | Format::Coff);
+    let windows = matches!(library.member_format.unwrap_or(library.format), Format::Pe | Format::Coff);
     if !windows {
         library.hardening.fortified = fortified;
         library.hardening.unfortified = unfortified;

@@ -108,7 +108,17 @@ fn report(args: &AnalyzeArgs, out: &mut dyn Write, errors: &mut dyn Write) -> an
     let other = parse(args, &other_files, &mut code, errors)?;
     match () {
         () if !others.is_empty() && (libraries.is_empty() || other.is_empty()) => return Ok(code),
-        () if args.diff.is_some() => compare::diff(args, &libraries, &other, out)?,
+        () if args.diff.is_some() => {
+            if !compare::diff(args, &libraries, &other, out)? {
+                fail(&mut code, ExitCode::BadInput);
+                let (from, to) = (&libraries[0], &other[0]);
+                writeln!(
+                    errors,
+                    "error: {} is for {}, {} for {}: nothing to compare; give libraries for the same machine",
+                    from.path, from.machine, to.path, to.machine
+                )?;
+            }
+        }
         () if !args.needs.is_empty() => compare::needs(args, &libraries, &other, out)?,
         () => match args.output() {
             OutputFormat::Table => {

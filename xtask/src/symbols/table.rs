@@ -59,7 +59,8 @@ fn name(
         Some(source) => out.write_all(printable(source.as_bytes()).as_bytes())?,
         None => out.write_all(printable(&symbol.name).as_bytes())?,
     }
-    if let Some(version) = library.version(symbol) {
+    // A symbol that stands for a version is that version.
+    if let Some(version) = library.version(symbol).filter(|version| *version != &*symbol.name) {
         out.write_all(if symbol.default_version { b"@@" } else { b"@" })?;
         out.write_all(printable(version).as_bytes())?;
     }

@@ -46,7 +46,7 @@ pub(crate) fn read<'d>(path: &str, data: &'d [u8], options: &Options) -> Result<
     Ok(library)
 }
 
-fn merge<'d>(library: &mut Library<'d>, mut object: Library<'d>, sections: &mut BTreeMap<Vec<u8>, u64>) {
+fn merge<'d>(library: &mut Library<'d>, object: Library<'d>, sections: &mut BTreeMap<Vec<u8>, u64>) {
     if library.members.is_empty() {
         library.machine = object.machine;
         library.member_format = Some(object.format);
@@ -54,7 +54,6 @@ fn merge<'d>(library: &mut Library<'d>, mut object: Library<'d>, sections: &mut 
         library.big_endian = object.big_endian;
         library.sizes = object.sizes;
         library.hardening.nx = object.hardening.nx;
-        library.kind = if object.kind == "import-library" { "import-library" } else { "archive" };
     } else {
         if library.machine != object.machine && library.warnings.is_empty() {
             let (first, other) = (&library.machine, &object.machine);
@@ -63,7 +62,10 @@ fn merge<'d>(library: &mut Library<'d>, mut object: Library<'d>, sections: &mut 
         // One object that wants an executable stack makes the whole link have one.
         library.hardening.nx = library.hardening.nx.zip(object.hardening.nx).map(|(a, b)| a && b);
     }
-    for name in object.needed.drain(..) {
+    if object.kind == "import-library" {
+        library.kind = object.kind;
+    }
+    for name in object.needed {
         if !library.needed.contains(&name) && library.needed.len() < 4096 {
             library.needed.push(name);
         }

@@ -341,14 +341,33 @@ impl<'d, Elf: FileHeader<Endian = Endianness>> Image<'d, Elf> {
             (_, elf::SHN_ABS) => b'A',
             (_, section) => {
                 let index = section.index().map_or(usize::MAX, usize::from);
-                sections.get(index, || self.section_letter(index)).unwrap_or(match kind {
-                    elf::STT_FUNC => b'T',
-                    elf::STT_OBJECT | elf::STT_TLS => b'D',
-                    _ => b'?',
-                })
+                sections
+                    .get(index, || self.section_letter(index))
+                    .unwrap_or_else(|| self.segment_letter(kind, symbol.st_value(self.endian).into()))
             }
         };
         if symbol.is_local() { letter.to_ascii_lowercase() } else { letter }
+    }
+
+    /// Without section headers: code, read-only, writable or zero data by the segment at `address`.
+    fn segment_letter(&self, kind: elf::SymbolType, address: u64) -> u8 {
+        let Some((segment, offset)) = self.segments.iter().find_map(|segment| {
+            let offset = address.checked_sub(segment.p_vaddr(self.endian).into())?;
+            let inside =
+                segment.p_type(self.endian) == elf::PT_LOAD && offset < segment.p_memsz(self.endian).into();
+            inside.then_some((segment, offset))
+        }) else {
+            return b'?';
+        };
+        let flags = segment.p_flags(self.endian);
+        match kind {
+            elf::STT_FUNC => b'T',
+            _ if offset >= segment.p_filesz(self.endian).into() => b'B',
+            _ if flags.contains(elf::PF_W) => b'D',
+            elf::STT_OBJECT => b'R',
+            _ if flags.contains(elf::PF_X) => b'T',
+            _ => b'R',
+        }
     }
 
     fn section_letter(&self, index: usize) -> Option<u8> {

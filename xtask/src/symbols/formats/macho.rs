@@ -48,7 +48,7 @@ pub(crate) fn read<'d, Mach: MachHeader<Endian = Endianness>>(
         library.hardening.pie = Some(kind == "shared" || flags.contains(macho::MH_PIE));
     }
 
-    let (mut sections, mut symtab, mut exports) = (Vec::new(), None, None);
+    let (mut sections, mut symtab, mut exports, mut image_base) = (Vec::new(), None, None, 0);
     let mut commands = header.load_commands(endian, data, 0).map_err(fail)?;
     while let Some(command) = commands.next().map_err(fail)? {
         budget.steps(1)?;
@@ -70,9 +70,15 @@ pub(crate) fn read<'d, Mach: MachHeader<Endian = Endianness>>(
                 exports = Some((link.dataoff.get(endian), link.datasize.get(endian)));
             }
             LoadCommandVariant::Segment32(segment, bytes) => {
+                if segment.name() == b"__TEXT" {
+                    image_base = segment.vmaddr.get(endian).into();
+                }
                 add_sections(segment, endian, bytes, &mut sections, &mut budget)?;
             }
             LoadCommandVariant::Segment64(segment, bytes) => {
+                if segment.name() == b"__TEXT" {
+                    image_base = segment.vmaddr.get(endian);
+                }
                 add_sections(segment, endian, bytes, &mut sections, &mut budget)?;
             }
             _ => {}
@@ -97,6 +103,7 @@ pub(crate) fn read<'d, Mach: MachHeader<Endian = Endianness>>(
     if let (true, Some((offset, size))) = (library.exports.is_empty(), exports) {
         let bytes = part(data, offset, size as usize, "exports trie")?;
         library.exports = trie::read(bytes, &mut budget)?;
+        place_in_sections(&mut library, &sections, image_base);
     }
     sizes_from_gaps(&mut library, &sections);
     Ok(library)
@@ -109,11 +116,16 @@ fn part<'d>(data: &'d [u8], offset: u32, size: usize, what: &str) -> Result<&'d 
     })
 }
 
+/// Apple's name, except that 64-bit ARM is called what every other format calls it.
 fn machine(cputype: u32, cpusubtype: u32) -> String {
     // The top byte of the subtype holds capability flags.
-    get_arch_name_from_types(cputype, cpusubtype & 0x00ff_ffff)
+    match get_arch_name_from_types(cputype, cpusubtype & 0x00ff_ffff)
         .or_else(|| get_arch_name_from_types(cputype, 0))
-        .map_or_else(|| format!("cpu-{cputype:#x}"), str::to_owned)
+    {
+        Some("arm64") => "aarch64".to_owned(),
+        Some(name) => name.to_owned(),
+        None => format!("cpu-{cputype:#x}"),
+    }
 }
 
 struct Place {
@@ -211,6 +223,17 @@ fn read_symbol<'d, N: Nlist<Endian = Endianness>>(
     Ok(())
 }
 
+/// The trie counts addresses from the start of `__TEXT` and does not say what kind of thing lies there.
+fn place_in_sections(library: &mut Library<'_>, sections: &[Place], image_base: u64) {
+    for symbol in library.exports.iter_mut().filter(|symbol| symbol.letter != b'I') {
+        symbol.address = symbol.address.saturating_add(image_base);
+        let inside = |place: &&Place| symbol.address.wrapping_sub(place.address) < place.size;
+        if let (b'?', Some(place)) = (symbol.letter, sections.iter().find(inside)) {
+            symbol.letter = place.letter;
+        }
+    }
+}
+
 /// Mach-O records no sizes: a symbol reaches to the next one or to the end of its section.
 fn sizes_from_gaps(library: &mut Library<'_>, sections: &[Place]) {
     let mut starts: Vec<u64> = library.exports.iter().map(|symbol| symbol.address).collect();
@@ -218,7 +241,9 @@ fn sizes_from_gaps(library: &mut Library<'_>, sections: &[Place]) {
     let mut ends: Vec<(u64, u64)> =
         sections.iter().map(|place| (place.address, place.address.saturating_add(place.size))).collect();
     ends.sort_unstable();
-    for symbol in library.exports.iter_mut().filter(|symbol| symbol.size == 0 && symbol.letter != b'A') {
+    for symbol in
+        library.exports.iter_mut().filter(|symbol| symbol.size == 0 && !matches!(symbol.letter, b'A' | b'I'))
+    {
         let next = starts.get(starts.partition_point(|start| *start <= symbol.address)).copied();
         let home = ends.partition_point(|(start, _)| *start <= symbol.address).checked_sub(1);
         if let Some(end) = home.map(|at| ends[at].1).filter(|end| *end > symbol.address) {
