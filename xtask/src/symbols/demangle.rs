@@ -1,13 +1,16 @@
 //! Names of C++ (Itanium ABI) and Rust (legacy and v0) as they are written in source.
 //!
-//! In: a symbol's name. Out: its source form, or `None` where it is not mangled or not worth the risk. Mangled
-//! names come from files that nobody vouches for: a short name may nest deeply, expand exponentially through
-//! substitutions, or make a parser backtrack. Hence limits on input, nesting and output; what exceeds them
-//! stays mangled.
+//! In: the symbols of a library. Out: for each its source form, or `None` where it is not mangled or resists.
+//! Mangled names come from files that nobody vouches for. Limits on input, nesting and output stop deep and
+//! exploding names, but the grammar is ambiguous and the parser tries alternatives, so that a name of a
+//! hundred bytes can keep it busy for hours. Hence a thread of its own and a deadline: what is not done by
+//! then stays mangled, and the thread ends with the process.
 
-use super::model::text;
-use cpp_demangle::{DemangleOptions, ParseOptions, Symbol};
+use super::model::{Symbol, text};
+use cpp_demangle::{DemangleOptions, ParseOptions};
 use std::fmt::{self, Write};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 /// Longest name that is tried.
 const MAX_INPUT: usize = 8 << 10;
@@ -15,66 +18,71 @@ const MAX_INPUT: usize = 8 << 10;
 const MAX_OUTPUT: usize = 16 << 10;
 /// Deepest nesting of types and expressions.
 const MAX_DEPTH: u32 = 96;
-/// Most encodings inside one name (`L_Z`...`E`, `Z`...`E`): the parser tries each of them twice.
-const MAX_INNER: usize = 6;
+/// What starting up and the first names may take, and each name more.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(400), Duration::from_micros(20));
+/// Enough for `MAX_DEPTH` in a build without optimisation.
+const STACK: usize = 16 << 20;
 
-/// Demangles the names of one report. Every name brings credit for output in proportion to its length, far
-/// more than honest names use, so that a file full of exploding names stays cheap as well.
-pub(crate) struct Demangler {
-    credit: usize,
-}
-
-impl Default for Demangler {
-    fn default() -> Self {
-        Demangler { credit: 1 << 20 }
-    }
-}
-
-impl Demangler {
-    /// The source form of `name`.
-    pub(crate) fn demangle(&mut self, name: &[u8]) -> Option<String> {
-        let name = text(name);
-        // Mach-O puts an underscore before every name.
-        let name = if name.starts_with("__Z") || name.starts_with("__R") { &name[1..] } else { &*name };
-        if name.len() > MAX_INPUT {
-            return None;
+/// Source forms of `symbols`, in their order.
+pub(crate) fn all(symbols: &[Symbol<'_>]) -> Vec<Option<String>> {
+    let mut sources = vec![None; symbols.len()];
+    let mangled: Vec<(usize, String)> = symbols
+        .iter()
+        .enumerate()
+        .filter_map(|(index, symbol)| Some((index, candidate(&symbol.name)?)))
+        .collect();
+    let deadline = Instant::now() + PATIENCE.0 + PATIENCE.1 * mangled.len() as u32;
+    let (done, results) = mpsc::channel();
+    let work = move || {
+        for (index, name) in mangled {
+            let source = demangle(&name);
+            if done.send((index, source)).is_err() {
+                return;
+            }
         }
-        self.credit = self.credit.saturating_add(16 * name.len());
-        let mut out = Bounded { text: String::new(), limit: MAX_OUTPUT.min(self.credit) };
-        let done = write_source(name, &mut out);
-        // Work that came to nothing counts as well.
-        self.credit = self.credit.saturating_sub(out.text.len().max(name.len()));
-        done.map(|()| out.text)
+    };
+    // A system that has no thread to spare shows names as they are.
+    if std::thread::Builder::new().stack_size(STACK).spawn(work).is_ok() {
+        while let Ok((index, source)) =
+            results.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            sources[index] = source;
+        }
     }
+    sources
 }
 
-fn write_source(name: &str, out: &mut Bounded) -> Option<()> {
+/// `name` without the underscore that Mach-O puts before every name, if it may be mangled.
+fn candidate(name: &[u8]) -> Option<String> {
+    let name = match name {
+        [b'_', rest @ ..] if rest.starts_with(b"_Z") || rest.starts_with(b"_R") => rest,
+        name if name.starts_with(b"_Z") || name.starts_with(b"_R") => name,
+        _ => return None,
+    };
+    (name.len() <= MAX_INPUT).then(|| text(name).into_owned())
+}
+
+fn demangle(name: &str) -> Option<String> {
+    let mut out = Bounded(String::new());
     if let Ok(rust) = rustc_demangle::try_demangle(name) {
-        return write!(out, "{rust:#}").ok();
+        write!(out, "{rust:#}").ok()?;
+    } else {
+        let parse = ParseOptions::default().recursion_limit(MAX_DEPTH);
+        let show = DemangleOptions::new().recursion_limit(MAX_DEPTH);
+        let symbol = cpp_demangle::Symbol::new_with_options(name, &parse).ok()?;
+        symbol.structured_demangle(&mut out, &show).ok()?;
     }
-    if !name.starts_with("_Z") || inner_encodings(name) > MAX_INNER {
-        return None;
-    }
-    let parse = ParseOptions::default().recursion_limit(MAX_DEPTH);
-    let show = DemangleOptions::new().recursion_limit(MAX_DEPTH);
-    Symbol::new_with_options(name, &parse).ok()?.structured_demangle(out, &show).ok()
+    Some(out.0)
 }
 
-fn inner_encodings(name: &str) -> usize {
-    name.matches("L_Z").count().max(name[2..].matches('Z').count())
-}
-
-struct Bounded {
-    text: String,
-    limit: usize,
-}
+struct Bounded(String);
 
 impl Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.text.len() + text.len() > self.limit {
+        if self.0.len() + text.len() > MAX_OUTPUT {
             return Err(fmt::Error);
         }
-        self.text.push_str(text);
+        self.0.push_str(text);
         Ok(())
     }
 }

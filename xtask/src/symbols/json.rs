@@ -5,11 +5,10 @@
 
 use super::AnalyzeArgs;
 use super::capabilities::{self, LLAMA_PAIRS};
-use super::demangle::Demangler;
+use super::demangle;
 use super::model::{Library, Symbol, text};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, SerializeSeq as _, Serializer};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -45,8 +44,8 @@ struct Report<'a> {
     llama_api: LlamaApi,
     cpu_variant: Option<String>,
     sizes: Sizes,
-    exports: Exports<'a>,
-    imports: Imports<'a>,
+    exports: Symbols<'a>,
+    imports: Symbols<'a>,
     members: &'a [String],
     warnings: &'a [String],
 }
@@ -89,12 +88,12 @@ struct Pair {
 #[derive(Serialize)]
 struct Sizes {
     source: &'static str,
-    symbols: Vec<Sized>,
-    sections: Vec<Sized>,
+    symbols: Vec<NamedSize>,
+    sections: Vec<NamedSize>,
 }
 
 #[derive(Serialize)]
-struct Sized {
+struct NamedSize {
     name: String,
     size: u64,
 }
@@ -103,6 +102,12 @@ impl<'a> Report<'a> {
     fn new(args: &AnalyzeArgs, library: &'a Library<'a>) -> Self {
         let found = capabilities::find(library);
         let hardening = &library.hardening;
+        let symbols = |list: &'a [Symbol<'a>], imports| Symbols {
+            library,
+            list,
+            sources: if args.demangle { demangle::all(list) } else { Vec::new() },
+            imports,
+        };
         Report {
             path: &library.path,
             format: library.format.name(),
@@ -142,55 +147,37 @@ impl<'a> Report<'a> {
                 source: library.sizes,
                 symbols: library
                     .largest_symbols(args.top)
-                    .map(|symbol| Sized { name: text(&symbol.name).into_owned(), size: symbol.size })
+                    .map(|symbol| NamedSize { name: text(&symbol.name).into_owned(), size: symbol.size })
                     .collect(),
                 sections: library
                     .sections
                     .iter()
                     .take(args.top)
-                    .map(|(name, size)| Sized { name: text(name).into_owned(), size: *size })
+                    .map(|(name, size)| NamedSize { name: text(name).into_owned(), size: *size })
                     .collect(),
             },
-            exports: Exports(library, Names::new(args)),
-            imports: Imports(library, Names::new(args)),
+            exports: symbols(&library.exports, false),
+            imports: symbols(&library.imports, true),
             members: &library.members,
             warnings: &library.warnings,
         }
     }
 }
 
-/// Source forms of names, where they are asked for. Serialization shares its values, hence the cell.
-struct Names(Option<RefCell<Demangler>>);
-
-impl Names {
-    fn new(args: &AnalyzeArgs) -> Self {
-        Names(args.demangle.then(|| RefCell::new(Demangler::default())))
-    }
-
-    fn demangled(&self, name: &[u8]) -> Option<String> {
-        self.0.as_ref().and_then(|demangler| demangler.borrow_mut().demangle(name))
-    }
+/// Exports or imports, with their source forms where these are asked for.
+struct Symbols<'a> {
+    library: &'a Library<'a>,
+    list: &'a [Symbol<'a>],
+    sources: Vec<Option<String>>,
+    imports: bool,
 }
 
-struct Exports<'a>(&'a Library<'a>, Names);
-
-impl Serialize for Exports<'_> {
+impl Serialize for Symbols<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.0.exports.len()))?;
-        for symbol in &self.0.exports {
-            list.serialize_element(&Entry { library: self.0, symbol, names: &self.1, import: false })?;
-        }
-        list.end()
-    }
-}
-
-struct Imports<'a>(&'a Library<'a>, Names);
-
-impl Serialize for Imports<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.0.imports.len()))?;
-        for symbol in &self.0.imports {
-            list.serialize_element(&Entry { library: self.0, symbol, names: &self.1, import: true })?;
+        let mut list = serializer.serialize_seq(Some(self.list.len()))?;
+        for (index, symbol) in self.list.iter().enumerate() {
+            let source = self.sources.get(index).and_then(Option::as_deref);
+            list.serialize_element(&Entry { library: self.library, symbol, source, import: self.imports })?;
         }
         list.end()
     }
@@ -199,13 +186,13 @@ impl Serialize for Imports<'_> {
 struct Entry<'a> {
     library: &'a Library<'a>,
     symbol: &'a Symbol<'a>,
-    names: &'a Names,
+    source: Option<&'a str>,
     import: bool,
 }
 
 impl Serialize for Entry<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Entry { library, symbol, names, import } = *self;
+        let Entry { library, symbol, source, import } = *self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &*text(&symbol.name))?;
         map.serialize_entry("version", &library.version(symbol).map(text))?;
@@ -218,8 +205,8 @@ impl Serialize for Entry<'_> {
             map.serialize_entry("address", &symbol.address)?;
             map.serialize_entry("size", &symbol.size)?;
         }
-        if let Some(source) = names.demangled(&symbol.name) {
-            map.serialize_entry("demangled", &source)?;
+        if let Some(source) = source {
+            map.serialize_entry("demangled", source)?;
         }
         map.end()
     }

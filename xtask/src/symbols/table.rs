@@ -5,7 +5,7 @@
 
 use super::AnalyzeArgs;
 use super::capabilities;
-use super::demangle::Demangler;
+use super::demangle;
 use super::model::{Library, Symbol, text};
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -19,23 +19,25 @@ pub(crate) fn write(args: &AnalyzeArgs, library: &Library<'_>, out: &mut dyn Wri
     for warning in &library.warnings {
         row(out, "warning", warning)?;
     }
-    let mut demangler = args.demangle.then(Demangler::default);
+    let sources = |symbols| if args.demangle { demangle::all(symbols) } else { Vec::new() };
+    let exports = sources(&library.exports);
     writeln!(out, "exports ({})", library.exports.len())?;
-    for symbol in &library.exports {
+    for (index, symbol) in library.exports.iter().enumerate() {
         if library.bits == 32 {
             write!(out, "{:08x}", symbol.address)?;
         } else {
             out.write_all(&hex16(symbol.address))?;
         }
         out.write_all(&[b' ', symbol.letter, b' '])?;
-        name(library, symbol, &mut demangler, out)?;
+        name(library, symbol, exports.get(index), out)?;
         out.write_all(b"\n")?;
     }
     writeln!(out, "imports ({})", library.imports.len())?;
     let indent = if library.bits == 32 { 8 } else { 16 };
-    for symbol in &library.imports {
+    let imports = sources(&library.imports);
+    for (index, symbol) in library.imports.iter().enumerate() {
         write!(out, "{:indent$} {} ", "", char::from(symbol.letter))?;
-        name(library, symbol, &mut demangler, out)?;
+        name(library, symbol, imports.get(index), out)?;
         if let Some(from) = library.library(symbol) {
             write!(out, " ({})", printable(from.as_bytes()))?;
         }
@@ -52,10 +54,10 @@ fn hex16(value: u64) -> [u8; 16] {
 fn name(
     library: &Library<'_>,
     symbol: &Symbol<'_>,
-    demangler: &mut Option<Demangler>,
+    source: Option<&Option<String>>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    match demangler.as_mut().and_then(|demangler| demangler.demangle(&symbol.name)) {
+    match source.and_then(Option::as_deref) {
         Some(source) => out.write_all(printable(source.as_bytes()).as_bytes())?,
         None => out.write_all(printable(&symbol.name).as_bytes())?,
     }
@@ -74,9 +76,9 @@ fn facts(library: &Library<'_>, out: &mut dyn Write) -> io::Result<()> {
         out,
         "format",
         &format!(
-            "{} {}, {}, {}-bit {endian}-endian, {} bytes",
+            "{}{}, {}, {}-bit {endian}-endian, {} bytes",
             library.format.name(),
-            library.kind,
+            if library.kind == library.format.name() { String::new() } else { format!(" {}", library.kind) },
             library.machine,
             library.bits,
             library.file_size

@@ -243,7 +243,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>> Image<'d, Elf> {
         strings: &'d [u8],
         value: &impl Fn(DynamicTag) -> Option<u64>,
     ) -> Result<Tables<'d>, String> {
-        let from = |tag| value(tag).and_then(|address| self.from_address(address)).unwrap_or_default();
+        let from = |tag| value(tag).and_then(|address| self.rest_of_segment(address)).unwrap_or_default();
         let count = HashTable::<Elf>::parse(self.endian, from(elf::DT_HASH))
             .map(|table| table.symbol_table_length())
             .ok()
@@ -269,7 +269,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>> Image<'d, Elf> {
     }
 
     /// From `address` to the end of the loadable segment that holds it.
-    fn from_address(&self, address: u64) -> Option<&'d [u8]> {
+    fn rest_of_segment(&self, address: u64) -> Option<&'d [u8]> {
         self.segments.iter().filter(|segment| segment.p_type(self.endian) == elf::PT_LOAD).find_map(
             |segment| {
                 let start = address.checked_sub(segment.p_vaddr(self.endian).into())?;
@@ -279,7 +279,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>> Image<'d, Elf> {
     }
 
     fn at_address(&self, address: u64, size: u64) -> Result<&'d [u8], String> {
-        self.from_address(address)
+        self.rest_of_segment(address)
             .and_then(|bytes| bytes.get(..usize::try_from(size).ok()?))
             .ok_or_else(|| format!("address {address:#x} + {size:#x} lies in no segment of the file"))
     }

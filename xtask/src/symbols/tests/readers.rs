@@ -184,3 +184,49 @@ fn pe_is_read_as_goblin_reads_it() {
         assert_eq!(ours, imports, "{name}");
     }
 }
+
+/// A Mach-O object for 32-bit PowerPC, big-endian, as no compiler at hand makes them any more: one section,
+/// `_dot` defined in it, `_elsewhere` undefined, a common symbol of 64 bytes.
+fn powerpc_object() -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut words = |words: &[u32]| data.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+    let name = |name: &str| -> [u32; 4] {
+        let mut bytes = [0u8; 16];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        std::array::from_fn(|at| u32::from_be_bytes(bytes[4 * at..4 * at + 4].try_into().unwrap()))
+    };
+    words(&[0xfeed_face, 18, 0, 1, 2, 124 + 24, 0]);
+    words(&[1, 124]);
+    words(&name(""));
+    words(&[0, 16, 176, 16, 7, 7, 1, 0]);
+    words(&name("__text"));
+    words(&name("__TEXT"));
+    words(&[0, 16, 176, 2, 0, 0, 0x8000_0000, 0, 0]);
+    words(&[2, 24, 192, 3, 228, 26]);
+    words(&[0x4e80_0020; 4]);
+    // Name, then type, section and description in one word, then the value.
+    words(&[1, 0x0f01_0000, 4]);
+    words(&[6, 0x0100_0000, 0]);
+    words(&[17, 0x0100_0000, 64]);
+    data.extend(b"\0_dot\0_elsewhere\0_scratch\0");
+    data
+}
+
+#[test]
+fn big_endian_32_bit_mach_o() {
+    let data = powerpc_object();
+    let library = &read("ppc.o", &data).unwrap()[0];
+    assert_eq!((library.machine.as_str(), library.bits, library.big_endian), ("ppc", 32, true));
+    let exports: Vec<_> = library
+        .exports
+        .iter()
+        .map(|symbol| {
+            (std::str::from_utf8(&symbol.name).unwrap(), symbol.address, symbol.size, symbol.letter)
+        })
+        .collect();
+    assert_eq!(exports, [("_dot", 4, 12, b'T'), ("_scratch", 0, 64, b'C')]);
+    assert_eq!(library.find_import("elsewhere").map(|symbol| symbol.letter), Some(b'U'));
+    let goblin = goblin::mach::MachO::parse(&data, 0).unwrap();
+    let names: Vec<&str> = goblin.symbols().map(|symbol| symbol.unwrap().0).collect();
+    assert_eq!(names, ["_dot", "_elsewhere", "_scratch"]);
+}
