@@ -1,12 +1,12 @@
 //! Names of C++ (Itanium ABI) and Rust (legacy and v0) as they are written in source.
 //!
-//! In: the symbols of a library. Out: for each its source form, or `None` where it is not mangled or resists.
-//! Mangled names come from files that nobody vouches for. Limits on input, nesting and output stop deep and
-//! exploding names, but the grammar is ambiguous and the parser tries alternatives, so that a name of a
-//! hundred bytes can keep it busy for hours. Hence a thread of its own and a deadline: what is not done by
-//! then stays mangled, and the thread ends with the process.
+//! In: a library. Out: for each symbol its source form, or `None` where it is not mangled or resists. Mangled
+//! names come from files that nobody vouches for. Limits on input, nesting and output stop deep and exploding
+//! names, but the grammar is ambiguous and the parser tries alternatives, so that a name of a hundred bytes
+//! can keep it busy for hours. Hence threads of their own and a deadline: what is not done by then stays
+//! mangled and is counted, and the threads end with the process.
 
-use super::model::{Symbol, text};
+use super::model::{Library, Symbol, text};
 use cpp_demangle::{DemangleOptions, ParseOptions};
 use std::fmt::{self, Write};
 use std::sync::mpsc;
@@ -18,38 +18,71 @@ const MAX_INPUT: usize = 8 << 10;
 const MAX_OUTPUT: usize = 16 << 10;
 /// Deepest nesting of types and expressions.
 const MAX_DEPTH: u32 = 96;
-/// What starting up and the first names may take, and each name more.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(400), Duration::from_micros(20));
+/// What all names of one library may take together.
+const PATIENCE: Duration = Duration::from_millis(800);
 /// Enough for `MAX_DEPTH` in a build without optimisation.
 const STACK: usize = 16 << 20;
 
-/// Source forms of `symbols`, in their order.
-pub(crate) fn all(symbols: &[Symbol<'_>]) -> Vec<Option<String>> {
-    let mut sources = vec![None; symbols.len()];
+/// Source forms of a library's symbols, in their order; empty lists where they were not asked for.
+#[derive(Default)]
+pub(crate) struct Sources {
+    pub(crate) exports: Vec<Option<String>>,
+    pub(crate) imports: Vec<Option<String>>,
+    /// How many names were not done in time.
+    unfinished: usize,
+}
+
+impl Sources {
+    /// For people who wonder about names that are still mangled.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let Sources { unfinished, .. } = self;
+        (*unfinished > 0)
+            .then(|| format!("{unfinished} names were not demangled within {} ms", PATIENCE.as_millis()))
+    }
+}
+
+/// Source forms of all symbols of `library`.
+pub(crate) fn library(library: &Library<'_>) -> Sources {
+    let symbols: Vec<&Symbol<'_>> = library.exports.iter().chain(&library.imports).collect();
     let mangled: Vec<(usize, String)> = symbols
         .iter()
         .enumerate()
         .filter_map(|(index, symbol)| Some((index, candidate(&symbol.name)?)))
         .collect();
-    let deadline = Instant::now() + PATIENCE.0 + PATIENCE.1 * mangled.len() as u32;
+    let mut exports = vec![None; symbols.len()];
+    let mut unfinished = mangled.len();
+    let deadline = Instant::now() + PATIENCE;
+    let results = start(mangled);
+    while let Ok((index, source)) = results.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        exports[index] = source;
+        unfinished -= 1;
+    }
+    let imports = exports.split_off(library.exports.len());
+    Sources { exports, imports, unfinished }
+}
+
+/// Demangles on as many threads as there are processors; results arrive in any order. A system that has no
+/// thread to spare leaves names as they are.
+fn start(mangled: Vec<(usize, String)>) -> mpsc::Receiver<(usize, Option<String>)> {
     let (done, results) = mpsc::channel();
-    let work = move || {
-        for (index, name) in mangled {
-            let source = demangle(&name);
-            if done.send((index, source)).is_err() {
-                return;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    let share = mangled.len().div_ceil(threads).max(1);
+    let mut mangled = mangled.into_iter().peekable();
+    while mangled.peek().is_some() {
+        let (names, done): (Vec<_>, _) = (mangled.by_ref().take(share).collect(), done.clone());
+        let work = move || {
+            for (index, name) in names {
+                if done.send((index, demangle(&name))).is_err() {
+                    return;
+                }
             }
-        }
-    };
-    // A system that has no thread to spare shows names as they are.
-    if std::thread::Builder::new().stack_size(STACK).spawn(work).is_ok() {
-        while let Ok((index, source)) =
-            results.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            sources[index] = source;
+        };
+        let started = std::thread::Builder::new().stack_size(STACK).spawn(work);
+        if started.is_err() {
+            break;
         }
     }
-    sources
+    results
 }
 
 /// `name` without the underscore that Mach-O puts before every name, if it may be mangled.

@@ -5,7 +5,7 @@
 
 use super::AnalyzeArgs;
 use super::capabilities::{self, LLAMA_PAIRS};
-use super::demangle;
+use super::demangle::{self, Sources};
 use super::model::{Library, Symbol, text};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, SerializeSeq as _, Serializer};
@@ -47,7 +47,7 @@ struct Report<'a> {
     exports: Symbols<'a>,
     imports: Symbols<'a>,
     members: &'a [String],
-    warnings: &'a [String],
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -102,12 +102,7 @@ impl<'a> Report<'a> {
     fn new(args: &AnalyzeArgs, library: &'a Library<'a>) -> Self {
         let found = capabilities::find(library);
         let hardening = &library.hardening;
-        let symbols = |list: &'a [Symbol<'a>], imports| Symbols {
-            library,
-            list,
-            sources: if args.demangle { demangle::all(list) } else { Vec::new() },
-            imports,
-        };
+        let sources = if args.demangle { demangle::library(library) } else { Sources::default() };
         Report {
             path: &library.path,
             format: library.format.name(),
@@ -156,10 +151,10 @@ impl<'a> Report<'a> {
                     .map(|(name, size)| NamedSize { name: text(name).into_owned(), size: *size })
                     .collect(),
             },
-            exports: symbols(&library.exports, false),
-            imports: symbols(&library.imports, true),
+            warnings: library.warnings.iter().cloned().chain(sources.warning()).collect(),
+            exports: Symbols { library, list: &library.exports, sources: sources.exports, imports: false },
+            imports: Symbols { library, list: &library.imports, sources: sources.imports, imports: true },
             members: &library.members,
-            warnings: &library.warnings,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::AnalyzeArgs;
 use super::capabilities;
-use super::demangle;
+use super::demangle::{self, Sources};
 use super::model::{Library, Symbol, text};
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -16,11 +16,10 @@ pub(crate) fn write(args: &AnalyzeArgs, library: &Library<'_>, out: &mut dyn Wri
     hardening(library, out)?;
     abilities(library, out)?;
     sizes(args, library, out)?;
-    for warning in &library.warnings {
+    let sources = if args.demangle { demangle::library(library) } else { Sources::default() };
+    for warning in library.warnings.iter().chain(&sources.warning()) {
         row(out, "warning", warning)?;
     }
-    let sources = |symbols| if args.demangle { demangle::all(symbols) } else { Vec::new() };
-    let exports = sources(&library.exports);
     writeln!(out, "exports ({})", library.exports.len())?;
     for (index, symbol) in library.exports.iter().enumerate() {
         if library.bits == 32 {
@@ -29,15 +28,14 @@ pub(crate) fn write(args: &AnalyzeArgs, library: &Library<'_>, out: &mut dyn Wri
             out.write_all(&hex16(symbol.address))?;
         }
         out.write_all(&[b' ', symbol.letter, b' '])?;
-        name(library, symbol, exports.get(index), out)?;
+        name(library, symbol, sources.exports.get(index), out)?;
         out.write_all(b"\n")?;
     }
     writeln!(out, "imports ({})", library.imports.len())?;
     let indent = if library.bits == 32 { 8 } else { 16 };
-    let imports = sources(&library.imports);
     for (index, symbol) in library.imports.iter().enumerate() {
         write!(out, "{:indent$} {} ", "", char::from(symbol.letter))?;
-        name(library, symbol, imports.get(index), out)?;
+        name(library, symbol, sources.imports.get(index), out)?;
         if let Some(from) = library.library(symbol) {
             write!(out, " ({})", printable(from.as_bytes()))?;
         }
