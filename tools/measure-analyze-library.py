@@ -32,6 +32,7 @@ def main():
     parser.add_argument("files", nargs="+")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
+    # A child starts as a copy of this interpreter, so peaks below its own size (about 20 MB) cannot be seen here.
     print("| file | MB | exports | nm median ms | xtask median ms | median of pair ratios | nm peak MB | xtask peak MB |")
     print("|---|---|---|---|---|---|---|---|")
     raw = []

@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 const MAX_INPUT: usize = 8 << 10;
 /// Longest source form that is kept.
 const MAX_OUTPUT: usize = 16 << 10;
+/// Most bytes of source forms that are kept for one library.
+const MAX_TOTAL: usize = 40 << 20;
 /// Deepest nesting of types and expressions.
 const MAX_DEPTH: u32 = 96;
 /// What all names of one library may take together.
-const PATIENCE: Duration = Duration::from_millis(800);
+const PATIENCE: Duration = Duration::from_millis(600);
 /// Enough for `MAX_DEPTH` in a build without optimisation.
 const STACK: usize = 16 << 20;
 
@@ -36,8 +38,13 @@ impl Sources {
     /// For people who wonder about names that are still mangled.
     pub(crate) fn warning(&self) -> Option<String> {
         let Sources { unfinished, .. } = self;
-        (*unfinished > 0)
-            .then(|| format!("{unfinished} names were not demangled within {} ms", PATIENCE.as_millis()))
+        (*unfinished > 0).then(|| {
+            format!(
+                "{unfinished} names were not demangled within {} ms and {} MiB",
+                PATIENCE.as_millis(),
+                MAX_TOTAL >> 20
+            )
+        })
     }
 }
 
@@ -51,9 +58,14 @@ pub(crate) fn library(library: &Library<'_>) -> Sources {
         .collect();
     let mut exports = vec![None; symbols.len()];
     let mut unfinished = mangled.len();
+    let mut room = MAX_TOTAL;
     let deadline = Instant::now() + PATIENCE;
     let results = start(mangled);
     while let Ok((index, source)) = results.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        room = room.saturating_sub(source.as_ref().map_or(0, String::len));
+        if room == 0 {
+            break;
+        }
         exports[index] = source;
         unfinished -= 1;
     }
