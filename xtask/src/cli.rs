@@ -32,6 +32,8 @@ pub enum Command {
     Fixtures(Check),
     /// Generate docs/reference from the tables in the code, or check that it is fresh.
     Docs(Check),
+    /// What a library is, what it exports and needs, and what it is able to do.
+    AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Check the rules of the repository itself.
     Tidy,
 }

@@ -13,6 +13,7 @@ pub mod models;
 pub mod preflight;
 pub mod proc;
 pub mod report;
+pub mod symbols;
 pub mod test;
 pub mod tidy;
 pub mod up;
@@ -49,6 +50,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Models(args) => models::run(ctx, args),
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),
+        Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
         Command::Tidy => tidy::run(ctx),
     }
 }
