@@ -56,7 +56,7 @@ pub fn fetch(ctx: &Ctx, model: &Model, cache: &Path, check: Cached) -> Result<Fe
         return fail(
             ExitCode::Network,
             format!(
-                "{} is not in the cache and the network is switched off; unset BITNET_OFFLINE",
+                "{} is not in the cache and the network is switched off; run without --offline and BITNET_OFFLINE",
                 model.name
             ),
         );
