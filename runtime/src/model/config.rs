@@ -205,3 +205,81 @@ fn hidden_activation(gguf: &Gguf, key: &str) -> Result<Option<HiddenActivation>>
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::GgufWriter;
+
+    /// The configuration of a file with the usual keys of `architecture`, after `change`.
+    fn config(architecture: &str, change: impl FnOnce(&mut GgufWriter<'_>)) -> Result<ModelConfig> {
+        let mut writer = GgufWriter::new();
+        writer.meta("general.architecture", architecture);
+        let numbers = [
+            ("block_count", 2u32),
+            ("embedding_length", 64),
+            ("feed_forward_length", 96),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+            ("context_length", 128),
+        ];
+        for (key, value) in numbers {
+            writer.meta(format!("{architecture}.{key}"), value);
+        }
+        writer.meta(format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-5f32);
+        change(&mut writer);
+        let mut bytes = Vec::new();
+        writer.write_to(&mut bytes).unwrap();
+        ModelConfig::from_gguf(&Gguf::from_bytes("test.gguf", bytes)?)
+    }
+
+    #[test]
+    fn each_architecture_has_its_graph() {
+        let graph = |name| {
+            let c = config(name, |_| ()).unwrap();
+            (c.rope_pairing, c.activation, c.architecture.has_sub_norms())
+        };
+        assert_eq!(graph("llama"), (RopePairing::Adjacent, HiddenActivation::Silu, false));
+        assert_eq!(graph("bitnet"), (RopePairing::Neox, HiddenActivation::Silu, true));
+        assert_eq!(graph("bitnet-b1.58"), (RopePairing::Neox, HiddenActivation::SquaredRelu, true));
+        assert_eq!(graph("bitnet-25"), graph("bitnet-b1.58"));
+    }
+
+    #[test]
+    fn the_hidden_activation_key_decides() {
+        let with = |value: &'static str| {
+            config("bitnet", |w| {
+                w.meta("bitnet.hidden_activation", value);
+            })
+        };
+        assert_eq!(with("relu2").unwrap().activation, HiddenActivation::SquaredRelu);
+        assert_eq!(with("silu").unwrap().activation, HiddenActivation::Silu);
+        let error = with("gelu").unwrap_err().to_string();
+        assert!(error.contains("'gelu'") && error.contains("silu and relu2"), "{error}");
+    }
+
+    #[test]
+    fn rope_scaling_is_none_or_linear() {
+        assert_eq!(config("llama", |_| ()).unwrap().rope_scale, 1.0);
+        let scaled = |kind: &'static str| {
+            config("llama", |w| {
+                drop(w.meta("llama.rope.scaling.type", kind).meta("llama.rope.scaling.factor", 4f32))
+            })
+        };
+        assert_eq!(scaled("linear").unwrap().rope_scale, 0.25);
+        assert_eq!(scaled("none").unwrap().rope_scale, 1.0);
+        assert!(scaled("yarn").unwrap_err().to_string().contains("'yarn'"));
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_errors_at_their_key() {
+        let heads = config("llama", |w| {
+            w.meta("llama.rope.dimension_count", 48u32);
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(heads.contains("llama.rope.dimension_count") && heads.contains("byte offset"), "{heads}");
+        let missing = config("gpt2", |_| ()).unwrap_err().to_string();
+        assert!(missing.contains("'gpt2'") && missing.contains("bitnet-b1.58"), "{missing}");
+    }
+}
