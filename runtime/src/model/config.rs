@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(config("llama", |_| ()).unwrap().rope_scale, 1.0);
         let scaled = |kind: &'static str| {
             config("llama", |w| {
-                drop(w.meta("llama.rope.scaling.type", kind).meta("llama.rope.scaling.factor", 4f32))
+                w.meta("llama.rope.scaling.type", kind).meta("llama.rope.scaling.factor", 4f32);
             })
         };
         assert_eq!(scaled("linear").unwrap().rope_scale, 0.25);
