@@ -3,35 +3,32 @@
 //! In: token ids and their first position. Out: hidden states in the buffers, keys and values in the cache,
 //! logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
 
+use super::compute::{Compute, Scratch};
 use super::kv_cache::KvCache;
 use super::rope::Rope;
+use crate::kernels::KernelSet;
 use crate::kernels::ops::Attend;
-use crate::kernels::{KernelSet, Tile};
-use crate::model::{HiddenActivation, Linear, Matrix, Model, RopePairing};
+use crate::model::{HiddenActivation, Linear, Model, RopePairing};
 use crate::quant::activation::{ActivationQuant, ActivationType};
-use crate::tensor::TensorType;
-use crate::threads::ThreadPool;
 use crate::{Error, Result};
 use std::path::Path;
 
 /// Scratch memory of a forward pass. Sizes in elements; T is the largest number of tokens.
 pub(super) struct Buffers {
-    hidden: Vec<f32>,      // [T, hidden], the residual stream
-    normed: Vec<f32>,      // [T, max(hidden, query, feed_forward)]
-    q: Vec<f32>,           // [T, query]
-    k: Vec<f32>,           // [T, kv]
-    v: Vec<f32>,           // [T, kv]
-    kv_half: Vec<u16>,     // [2, kv]
-    attention: Vec<f32>,   // [T, query]
-    gate: Vec<f32>,        // [T, feed_forward]
-    up: Vec<f32>,          // [T, feed_forward]
-    projected: Vec<f32>,   // [T, hidden]
-    packed: Vec<u8>,       // [T, packed row]
-    transposed: Vec<f32>,  // [max outputs of one region, T]
+    hidden: Vec<f32>,    // [T, hidden], the residual stream
+    normed: Vec<f32>,    // [T, max(hidden, query, feed_forward)]
+    q: Vec<f32>,         // [T, query]
+    k: Vec<f32>,         // [T, kv]
+    v: Vec<f32>,         // [T, kv]
+    kv_half: Vec<u16>,   // [2, kv]
+    attention: Vec<f32>, // [T, query]
+    gate: Vec<f32>,      // [T, feed_forward]
+    up: Vec<f32>,        // [T, feed_forward]
+    projected: Vec<f32>, // [T, hidden]
+    scratch: Scratch,
     angles: Vec<f32>,      // [T, cosines then sines]
     attend: Vec<Vec<f32>>, // per thread, scratch of one head's attention
     logits: Vec<f32>,      // [logits rows, vocab]
-    logits_rows: Vec<f32>, // [vocab, logits rows]
     tokens: usize,
 }
 
@@ -54,6 +51,8 @@ impl Buffers {
         let widest = config.hidden.max(query).max(ffn);
         let f32s = |per_token: usize| vec![0f32; tokens * per_token];
         let outputs = (query + 2 * kv).max(2 * ffn).max(config.hidden);
+        let side_by_side =
+            (tokens * outputs).max(if logits_rows > 1 { logits_rows * model.vocab_size() } else { 0 });
         Buffers {
             hidden: f32s(config.hidden),
             normed: f32s(widest),
@@ -65,12 +64,10 @@ impl Buffers {
             gate: f32s(ffn),
             up: f32s(ffn),
             projected: f32s(config.hidden),
-            packed: vec![0; tokens * packed_bytes_bound(widest)],
-            transposed: f32s(outputs),
+            scratch: Scratch::new(tokens, widest, side_by_side),
             angles: f32s(config.rope_dim),
             attend: vec![vec![0.0; Attend::scratch_len(capacity, config.head_dim)]; threads],
             logits: vec![0.0; logits_rows * model.vocab_size()],
-            logits_rows: vec![0.0; if logits_rows > 1 { logits_rows * model.vocab_size() } else { 0 }],
             tokens,
         }
     }
@@ -79,11 +76,6 @@ impl Buffers {
     pub(super) fn tokens(&self) -> usize {
         self.tokens
     }
-}
-
-/// Bytes that a packed row of `k` activations takes at most, whatever its type.
-fn packed_bytes_bound(k: usize) -> usize {
-    4 * k + 8
 }
 
 /// Refuses models for which some matrix has no kernel or does not fit its activation blocks.
@@ -130,10 +122,8 @@ pub(super) fn shift(
 /// Everything one step works on, borrowed from the engine.
 pub(super) struct Step<'a> {
     pub model: &'a Model,
-    pub kernels: &'a KernelSet,
-    pub mode: ActivationQuant,
     pub rope: &'a Rope,
-    pub pool: &'a mut ThreadPool,
+    pub compute: Compute<'a>,
     pub cache: &'a mut KvCache,
     pub buffers: &'a mut Buffers,
 }
@@ -164,14 +154,8 @@ impl<'a> Step<'a> {
         let (query, kv) = (config.query_dim(), config.kv_dim());
         self.norm_hidden(&layer.attn_norm, m);
         let b = &mut *self.buffers;
-        Projection {
-            kernels: self.kernels,
-            mode: self.mode,
-            pool: self.pool,
-            packed: &mut b.packed,
-            transposed: &mut b.transposed,
-        }
-        .run(
+        self.compute.project(
+            &mut b.scratch,
             &b.normed[..m * config.hidden],
             m,
             [
@@ -182,18 +166,11 @@ impl<'a> Step<'a> {
         );
         self.store_keys_and_values(index, m, position);
         self.attend(index, m, position);
-        if let Some(weight) = &layer.attn_sub_norm {
-            let b = &mut *self.buffers;
-            norm(
-                self.kernels,
-                self.pool,
-                &b.attention[..m * query],
-                weight,
-                config.rms_eps,
-                &mut b.normed[..m * query],
-            );
-        } else {
-            self.buffers.normed[..m * query].copy_from_slice(&self.buffers.attention[..m * query]);
+        let (attention, normed) =
+            (&self.buffers.attention[..m * query], &mut self.buffers.normed[..m * query]);
+        match &layer.attn_sub_norm {
+            Some(weight) => self.compute.norm(attention, weight, config.rms_eps, normed),
+            None => normed.copy_from_slice(attention),
         }
         self.project_and_add(&layer.o, query, m);
     }
@@ -205,31 +182,24 @@ impl<'a> Step<'a> {
         let ffn = config.feed_forward;
         self.norm_hidden(&layer.ffn_norm, m);
         let b = &mut *self.buffers;
-        Projection {
-            kernels: self.kernels,
-            mode: self.mode,
-            pool: self.pool,
-            packed: &mut b.packed,
-            transposed: &mut b.transposed,
-        }
-        .run(
+        self.compute.project(
+            &mut b.scratch,
             &b.normed[..m * config.hidden],
             m,
             [(&layer.gate, &mut b.gate[..m * ffn]), (&layer.up, &mut b.up[..m * ffn])],
         );
         let multiply = match config.activation {
-            HiddenActivation::Silu => self.kernels.ops.silu_mul,
-            HiddenActivation::SquaredRelu => self.kernels.ops.relu2_mul,
+            HiddenActivation::Silu => self.compute.kernels.ops.silu_mul,
+            HiddenActivation::SquaredRelu => self.compute.kernels.ops.relu2_mul,
         };
         let (gate, up) = (&mut b.gate[..m * ffn], &b.up[..m * ffn]);
-        let part = if m == 1 { ffn } else { ffn * m.div_ceil(self.pool.threads() * 2) };
+        let part = if m == 1 { ffn } else { ffn * m.div_ceil(self.compute.pool.threads() * 2) };
         // SAFETY: the kernel set was selected for this CPU.
-        self.pool
+        self.compute
+            .pool
             .for_each_chunk(gate, part, |i, gate| unsafe { multiply(gate, &up[i * part..][..gate.len()]) });
         match &layer.ffn_sub_norm {
-            Some(weight) => {
-                norm(self.kernels, self.pool, gate, weight, config.rms_eps, &mut b.normed[..m * ffn])
-            }
+            Some(weight) => self.compute.norm(gate, weight, config.rms_eps, &mut b.normed[..m * ffn]),
             None => b.normed[..m * ffn].copy_from_slice(gate),
         }
         self.project_and_add(&layer.down, ffn, m);
@@ -239,21 +209,19 @@ impl<'a> Step<'a> {
     fn norm_hidden(&mut self, weight: &[f32], m: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
         let len = m * config.hidden;
-        norm(self.kernels, self.pool, &b.hidden[..len], weight, config.rms_eps, &mut b.normed[..len]);
+        self.compute.norm(&b.hidden[..len], weight, config.rms_eps, &mut b.normed[..len]);
     }
 
     /// hidden += linear(normed), where a row of `normed` has `columns` elements.
     fn project_and_add(&mut self, linear: &Linear, columns: usize, m: usize) {
         let b = &mut *self.buffers;
         let len = m * self.model.config.hidden;
-        Projection {
-            kernels: self.kernels,
-            mode: self.mode,
-            pool: self.pool,
-            packed: &mut b.packed,
-            transposed: &mut b.transposed,
-        }
-        .run(&b.normed[..m * columns], m, [(linear, &mut b.projected[..len])]);
+        self.compute.project(
+            &mut b.scratch,
+            &b.normed[..m * columns],
+            m,
+            [(linear, &mut b.projected[..len])],
+        );
         for (hidden, projected) in b.hidden[..len].iter_mut().zip(&b.projected[..len]) {
             *hidden += projected;
         }
@@ -267,14 +235,14 @@ impl<'a> Step<'a> {
             let angles = &b.angles[t * config.rope_dim..][..config.rope_dim];
             let heads = b.q[t * query..][..query].chunks_exact_mut(config.head_dim);
             for head in heads.chain(b.k[t * kv..][..kv].chunks_exact_mut(config.head_dim)) {
-                rotate(self.kernels, pairing, &mut head[..config.rope_dim], angles);
+                rotate(self.compute.kernels, pairing, &mut head[..config.rope_dim], angles);
             }
             let (keys, values) = b.kv_half.split_at_mut(kv);
             // SAFETY: the kernel set was selected for this CPU.
             unsafe {
-                (self.kernels.ops.round_to_f16)(&mut b.q[t * query..][..query]);
-                (self.kernels.ops.f16_from_f32)(&b.k[t * kv..][..kv], keys);
-                (self.kernels.ops.f16_from_f32)(&b.v[t * kv..][..kv], values);
+                (self.compute.kernels.ops.round_to_f16)(&mut b.q[t * query..][..query]);
+                (self.compute.kernels.ops.f16_from_f32)(&b.k[t * kv..][..kv], keys);
+                (self.compute.kernels.ops.f16_from_f32)(&b.v[t * kv..][..kv], values);
             }
             self.cache.store(layer, position + t, keys, values);
         }
@@ -286,8 +254,8 @@ impl<'a> Step<'a> {
         let (head_dim, heads) = (config.head_dim, config.heads);
         let group = heads / config.kv_heads;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let (q, attend) = (&b.q, self.kernels.ops.attend);
-        self.pool.for_each_chunk_with(
+        let (q, attend) = (&b.q, self.compute.kernels.ops.attend);
+        self.compute.pool.for_each_chunk_with(
             &mut b.attention[..m * heads * head_dim],
             head_dim,
             &mut b.attend,
@@ -309,20 +277,13 @@ impl<'a> Step<'a> {
     }
 
     /// Logits [count, vocab] of the rows `first..first + count` of the last chunk.
-    pub(super) fn head(self, first: usize, count: usize) -> &'a [f32] {
+    pub(super) fn head(mut self, first: usize, count: usize) -> &'a [f32] {
         let (config, b) = (&self.model.config, self.buffers);
         let hidden = &b.hidden[first * config.hidden..][..count * config.hidden];
         let normed = &mut b.normed[..count * config.hidden];
-        norm(self.kernels, self.pool, hidden, &self.model.output_norm, config.rms_eps, normed);
+        self.compute.norm(hidden, &self.model.output_norm, config.rms_eps, normed);
         let logits = &mut b.logits[..count * self.model.vocab_size()];
-        Projection {
-            kernels: self.kernels,
-            mode: self.mode,
-            pool: self.pool,
-            packed: &mut b.packed,
-            transposed: &mut b.logits_rows,
-        }
-        .run_matrices(normed, count, [(self.model.head(), &mut *logits)]);
+        self.compute.project_matrices(&mut b.scratch, normed, count, [(self.model.head(), &mut *logits)]);
         logits
     }
 }
@@ -335,120 +296,4 @@ fn rotate(kernels: &KernelSet, pairing: RopePairing, head: &mut [f32], angles: &
     };
     // SAFETY: the kernel set was selected for this CPU.
     unsafe { rope(head, cos, sin) }
-}
-
-/// RMS norm of every row of `x` [rows, weight.len()].
-fn norm(kernels: &KernelSet, pool: &mut ThreadPool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let n = weight.len();
-    pool.for_each_chunk(out, n, |row, out| {
-        // SAFETY: the kernel set was selected for this CPU.
-        unsafe { (kernels.ops.rms_norm)(&x[row * n..][..n], weight, eps, out) }
-    });
-}
-
-/// Matrix products of one packed input with several matrices, in one parallel region where they share the
-/// activation type.
-struct Projection<'a> {
-    kernels: &'a KernelSet,
-    mode: ActivationQuant,
-    pool: &'a mut ThreadPool,
-    packed: &'a mut [u8],
-    transposed: &'a mut [f32],
-}
-
-impl Projection<'_> {
-    /// `out[i] = x * linear[i]^T * scale[i]`; x is [m, columns], out[i] [m, rows of linear i].
-    fn run<const N: usize>(&mut self, x: &[f32], m: usize, jobs: [(&Linear, &mut [f32]); N]) {
-        let scales = jobs.each_ref().map(|(linear, _)| linear.scale);
-        let mut jobs = jobs.map(|(linear, out)| (&linear.matrix, out));
-        self.run_matrices(x, m, jobs.each_mut().map(|(matrix, out)| (*matrix, &mut **out)));
-        for ((_, out), scale) in jobs.iter_mut().zip(scales) {
-            if let Some(scale) = scale {
-                out.iter_mut().for_each(|value| *value *= scale);
-            }
-        }
-    }
-
-    fn run_matrices<const N: usize>(&mut self, x: &[f32], m: usize, jobs: [(&Matrix, &mut [f32]); N]) {
-        let activation = |ty: TensorType| ActivationType::for_weight(ty, self.mode);
-        let first = activation(jobs[0].0.ty);
-        if jobs.iter().all(|(matrix, _)| activation(matrix.ty) == first) {
-            self.multiply(x, m, first, jobs);
-        } else {
-            for (matrix, out) in jobs {
-                self.multiply(x, m, ActivationType::for_weight(matrix.ty, self.mode), [(matrix, out)]);
-            }
-        }
-    }
-
-    fn multiply<const N: usize>(
-        &mut self,
-        x: &[f32],
-        m: usize,
-        activation: ActivationType,
-        jobs: [(&Matrix, &mut [f32]); N],
-    ) {
-        let k = jobs[0].0.columns;
-        let activation_bytes = activation.row_bytes(k);
-        let packed = &mut self.packed[..m * activation_bytes];
-        let pack = self.kernels.quantize(activation).run;
-        self.pool.for_each_chunk(packed, activation_bytes, |row, packed| {
-            // SAFETY: the kernel set was selected for this CPU.
-            unsafe { pack(&x[row * k..][..k], packed) }
-        });
-        let packed = &*packed;
-        let threads = self.pool.threads();
-        let plans = jobs.each_ref().map(|(matrix, _)| {
-            let kernel = self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair");
-            (*matrix, matrix.bytes(), kernel.run, rows_per_chunk(matrix.rows, threads))
-        });
-        let compute = |job: usize, index: usize, out: &mut [f32]| {
-            let (matrix, bytes, run, rows) = plans[job];
-            let weights = &bytes[index * rows * matrix.row_bytes..][..out.len() / m * matrix.row_bytes];
-            let mut tile = Tile {
-                k,
-                weights,
-                row_bytes: matrix.row_bytes,
-                activations: packed,
-                activation_bytes,
-                tensor_scale: matrix.tensor_scale,
-                out,
-            };
-            // SAFETY: the kernel set was selected for this CPU.
-            unsafe { run(&mut tile) }
-        };
-        if m == 1 {
-            let mut number = 0;
-            let outs = jobs.map(|(_, out)| {
-                number += 1;
-                (out, plans[number - 1].3)
-            });
-            return self.pool.for_each_chunk_of(outs, compute);
-        }
-        // A tile is [rows, m]: computed side by side in `transposed`, then turned to [m, rows].
-        let mut rest = &mut *self.transposed;
-        let mut number = 0;
-        let tiles = jobs.each_ref().map(|(matrix, _)| {
-            let (head, tail) = std::mem::take(&mut rest).split_at_mut(matrix.rows * m);
-            rest = tail;
-            number += 1;
-            (head, plans[number - 1].3 * m)
-        });
-        self.pool.for_each_chunk_of(tiles, compute);
-        let mut rest = &*self.transposed;
-        for (matrix, out) in jobs {
-            let (tile, tail) = rest.split_at(matrix.rows * m);
-            rest = tail;
-            self.pool.for_each_chunk(out, matrix.rows, |t, out| {
-                for (out, values) in out.iter_mut().zip(tile.chunks_exact(m)) {
-                    *out = values[t];
-                }
-            });
-        }
-    }
-}
-
-/// Rows of a matrix that one thread takes at a time: enough chunks to balance, few enough to be cheap.
-fn rows_per_chunk(rows: usize, threads: usize) -> usize {
-    rows.div_ceil(threads * 8).clamp(8, 256)
 }

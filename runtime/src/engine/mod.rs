@@ -4,6 +4,7 @@
 //! is one dot product in a fixed order, and attention walks positions in order. Deliberately absent:
 //! tokenization, sampling and stopping (see [`crate::generate`]).
 
+mod compute;
 mod forward;
 pub mod kv_cache;
 mod rope;
@@ -17,6 +18,7 @@ use crate::quant::activation::ActivationQuant;
 use crate::threads::ThreadPool;
 use crate::{Error, Result};
 use bitforge_schema::selection::Selection;
+use compute::Compute;
 use forward::{Buffers, Limits, Step};
 use kv_cache::{KvCache, KvShape};
 use rope::Rope;
@@ -238,10 +240,8 @@ impl Engine {
     fn step(&mut self) -> Step<'_> {
         Step {
             model: &self.model,
-            kernels: &self.kernels,
-            mode: self.activation_quant,
+            compute: Compute { kernels: &self.kernels, mode: self.activation_quant, pool: &mut self.pool },
             rope: &self.rope,
-            pool: &mut self.pool,
             cache: &mut self.cache,
             buffers: &mut self.buffers,
         }
