@@ -4,7 +4,7 @@
 
 use crate::cli;
 use crate::ctx::Ctx;
-use crate::proc::{self, Stdout};
+use crate::proc::{self, Command, Stdout};
 use crate::report::bytes;
 use anyhow::Result;
 use bitforge_schema::exit::ExitCode;
@@ -47,13 +47,16 @@ impl Mode {
 
 /// Builds and runs the generator; returns what lies in the folder afterwards.
 pub fn generate(ctx: &Ctx, mode: Mode) -> Result<String> {
-    let generator = ["run", "--locked", "-p", "bitforge-fixtures", "--bin", "fixtures", "--"];
-    let command = ctx.cargo(generator)?.args([mode.name(), FOLDER]);
+    // With --workspace, so that dependencies have the features that the tests built them with.
+    let build = ctx.cargo(["build", "--locked", "--workspace", "--bin", "fixtures"])?;
+    let generator = ctx.target_dir()?.join("debug/fixtures");
+    let generate = Command::new(generator).args([mode.name(), FOLDER]).dir(ctx.root()?);
     let mut progress = ctx.out.progress(format!("fixtures: {}", mode.name()));
-    let finished = proc::run(ctx, &command, Stdout::Log, &ctx.log_file("fixtures")?, |line| {
-        progress.message(line);
-    })?;
-    finished.must_succeed(ExitCode::CheckFailed)?;
+    let log = ctx.log_file("fixtures")?;
+    proc::run(ctx, &build, Stdout::Log, &log, |line| progress.message(line))?
+        .must_succeed(ExitCode::Toolchain)?;
+    proc::run(ctx, &generate, Stdout::Log, &log, |line| progress.message(line))?
+        .must_succeed(ExitCode::CheckFailed)?;
     let (files, size) = measure(&ctx.root()?.join(FOLDER));
     Ok(format!("{files} files, {} in {FOLDER}, {}", bytes(size), mode.verdict()))
 }
