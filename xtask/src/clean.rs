@@ -35,6 +35,9 @@ pub fn run(ctx: &Ctx, args: &cli::Clean) -> Result<ExitCode> {
         fs::remove_dir_all(&part.path).with_context(|| format!("removing {}", part.path.display()))?;
         part.freed = true;
     }
+    if parts.iter().any(|part| part.freed && part.kind == CacheKind::References) {
+        crate::reference::build::touch_stamp(ctx)?;
+    }
     if ctx.out.is_json() {
         ctx.out.json(&parts)?;
     }
@@ -44,7 +47,8 @@ pub fn run(ctx: &Ctx, args: &cli::Clean) -> Result<ExitCode> {
         [kind.unwrap_or_default(), bytes(part.bytes), part.path.display().to_string(), state.to_string()]
     });
     ctx.out.line(table(["part", "size", "folder", ""], rows));
-    let total = |freed: bool| bytes(parts.iter().filter(|part| part.freed == freed).map(|part| part.bytes).sum());
+    let total =
+        |freed: bool| bytes(parts.iter().filter(|part| part.freed == freed).map(|part| part.bytes).sum());
     ctx.out.line(format!("{} kept, {} freed", total(false), total(true)));
     if args.what.is_empty() && !parts.is_empty() {
         ctx.out.line("to free a part: cargo xtask clean models|references|sources|tools");
@@ -65,7 +69,8 @@ fn parts(cache: &Path) -> Result<Vec<Part>> {
     };
     let references = cache.join("references");
     let mut parts = Vec::new();
-    let mut add = |kind, path: PathBuf| parts.push(Part { kind, bytes: size_below(&path), path, freed: false });
+    let mut add =
+        |kind, path: PathBuf| parts.push(Part { kind, bytes: size_below(&path), path, freed: false });
     below(&cache.join("models"))?.into_iter().for_each(|dir| add(CacheKind::Models, dir));
     for dir in below(&references)? {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -11,6 +11,7 @@ mod places;
 
 use bitforge_schema::env::Env;
 pub use library::{Api, Capability, Library};
+pub use places::{VARIABLES, stamp};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -66,11 +67,15 @@ impl Reference {
         self.libraries.first().and_then(|library| library.path.parent()).unwrap_or(Path::new("."))
     }
 
-    /// The folders of all libraries, each once, the llama API's first.
-    pub fn library_dirs(&self) -> Vec<&Path> {
+    /// The folders of all libraries and of the files that links lead to, each once, the llama API's first.
+    pub fn library_dirs(&self) -> Vec<PathBuf> {
         let mut seen = BTreeSet::new();
-        let dirs = self.libraries.iter().filter_map(|library| library.path.parent());
-        dirs.filter(|dir| seen.insert(*dir)).collect()
+        let paths = self
+            .libraries
+            .iter()
+            .flat_map(|library| [Some(library.path.clone()), library.path.canonicalize().ok()]);
+        let dirs = paths.flatten().filter_map(|path| path.parent().map(Path::to_path_buf));
+        dirs.filter(|dir| seen.insert(dir.clone())).collect()
     }
 
     pub fn has(&self, capability: Capability) -> bool {
@@ -100,7 +105,8 @@ impl Discovery {
     pub fn render(&self) -> String {
         let mut lines = vec![format!("{} is looked for in this order:", self.lane.name())];
         for candidate in &self.candidates {
-            let place = candidate.place.as_ref().map(|place| format!(" {}", place.display())).unwrap_or_default();
+            let place =
+                candidate.place.as_ref().map(|place| format!(" {}", place.display())).unwrap_or_default();
             let mark = if candidate.taken { "✔" } else { "-" };
             lines.push(format!("  {mark} {}{place}: {}", candidate.origin, candidate.why));
         }

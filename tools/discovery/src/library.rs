@@ -70,7 +70,7 @@ impl Capability {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Library {
-    /// Absolute, links resolved.
+    /// Absolute, as it was found: the loader looks for its other names in the same folder.
     pub path: PathBuf,
     /// Static archives are linked in whole groups; shared libraries by their folder.
     pub is_archive: bool,
@@ -89,7 +89,8 @@ impl Library {
         if is_archive {
             let archive = ArchiveFile::parse(&*bytes).map_err(|error| error.to_string())?;
             for member in archive.members() {
-                let data = member.and_then(|member| member.data(&*bytes)).map_err(|error| error.to_string())?;
+                let data =
+                    member.and_then(|member| member.data(&*bytes)).map_err(|error| error.to_string())?;
                 if let Ok(file) = object::File::parse(data) {
                     aarch64 |= file.architecture() == object::Architecture::Aarch64;
                     collect(file.symbols(), &mut defined);
@@ -126,14 +127,15 @@ fn collect<'data>(symbols: impl Iterator<Item = impl ObjectSymbol<'data>>, defin
     for symbol in symbols.filter(|symbol| symbol.is_definition() && symbol.is_global()) {
         if let Ok(name) = symbol.name() {
             // Mach-O puts an underscore before C names.
-            let plain = name.strip_prefix('_').filter(|rest| rest.starts_with("llama_") || rest.starts_with("ggml_"));
+            let plain =
+                name.strip_prefix('_').filter(|rest| rest.starts_with("llama_") || rest.starts_with("ggml_"));
             defined.insert(plain.unwrap_or(name).to_string());
         }
     }
 }
 
 /// Files below `dir` that may be parts of a reference: libllama and every libggml, versioned names included,
-/// links resolved, each once.
+/// each file once.
 pub fn find(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -145,17 +147,20 @@ pub fn find(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) {
         let library = name.ends_with(".a")
             || name.ends_with(".dylib")
             || name.ends_with(".so")
-            || name.split_once(".so.").is_some_and(|(_, v)| v.chars().all(|c| c.is_ascii_digit() || c == '.'));
+            || name
+                .split_once(".so.")
+                .is_some_and(|(_, v)| v.chars().all(|c| c.is_ascii_digit() || c == '.'));
         if path.is_dir() {
             if depth > 0 && !path.is_symlink() && name != ".git" {
                 find(&path, depth - 1, files);
             }
         } else if part && library {
-            // A broken link is not a library.
-            if let Ok(real) = path.canonicalize()
-                && !files.contains(&real)
-            {
-                files.push(real);
+            // A broken link is not a library, and a second name of the same file is not a second library.
+            let known = |real: &PathBuf| {
+                files.iter().any(|file| file.canonicalize().is_ok_and(|known| known == *real))
+            };
+            if path.canonicalize().is_ok_and(|real| !known(&real)) {
+                files.push(std::path::absolute(&path).unwrap_or(path));
             }
         }
     }
@@ -172,7 +177,8 @@ pub fn choose(libraries: Vec<Library>) -> Vec<Library> {
         library.path != llama.path && library.api.is_none() && library.is_archive == llama.is_archive
     });
     let mut rest: Vec<Library> = same_kind.collect();
-    let near = |path: &Path| path.components().zip(llama.path.components()).take_while(|(a, b)| a == b).count();
+    let near =
+        |path: &Path| path.components().zip(llama.path.components()).take_while(|(a, b)| a == b).count();
     rest.sort_by_key(|library| std::cmp::Reverse(near(&library.path)));
     for library in rest {
         let name = |library: &Library| base_name(&library.path);

@@ -5,6 +5,23 @@ use bitforge_schema::env::Env;
 use bitforge_schema::paths;
 use std::path::PathBuf;
 
+/// Every variable that the search reads.
+pub const VARIABLES: &[&str] = &[
+    "BITNET_CROSSVAL_LIBDIR",
+    "CROSSVAL_RPATH_LLAMA",
+    "CROSSVAL_RPATH_BITNET",
+    "LLAMA_CPP_DIR",
+    "BITNET_CPP_DIR",
+    "BITNET_CACHE_DIR",
+    "XDG_CACHE_HOME",
+    "HOME",
+];
+
+/// The file that changes whenever a build is finished or removed.
+pub fn stamp(env: &Env) -> Option<PathBuf> {
+    paths::cache_dir(env).map(|cache| cache.join("references/builds.stamp"))
+}
+
 /// One place of precedence: no folders where its variable is not set or nothing is there.
 pub struct Place {
     pub origin: String,

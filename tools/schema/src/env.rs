@@ -22,6 +22,18 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "where fetched models and built references are kept (default: $XDG_CACHE_HOME/bitforge or ~/.cache/bitforge)",
     },
     Variable {
+        name: "BITNET_CPP_DIR",
+        read_by: "xtask, reference-driver",
+        value: "a directory",
+        meaning: "a checkout or build of bitnet.cpp, searched for its libraries and headers",
+    },
+    Variable {
+        name: "BITNET_CROSSVAL_LIBDIR",
+        read_by: "xtask, reference-driver",
+        value: "a directory",
+        meaning: "the first place where the libraries of a C++ reference are looked for",
+    },
+    Variable {
         name: "BITNET_KERNELS",
         read_by: "bitnet",
         value: "auto, scalar, avx2",

@@ -75,7 +75,13 @@ pub struct Built {
 }
 
 impl Recipe {
-    pub fn new(ctx: &Ctx, pins: &Pins, args: &cli::ReferenceBuild, name: ReferenceName, cache: &Path) -> Result<Self> {
+    pub fn new(
+        ctx: &Ctx,
+        pins: &Pins,
+        args: &cli::ReferenceBuild,
+        name: ReferenceName,
+        cache: &Path,
+    ) -> Result<Self> {
         let pin = pins.get(name);
         let compiler = Compiler::find(ctx, args.compiler)?;
         let tree = args.source.obtain(ctx, pin, cache)?;
@@ -91,7 +97,8 @@ impl Recipe {
     fn digest(&self) -> String {
         let cpu = if self.variant.cpu == Cpu::Native { cpu_features() } else { String::new() };
         let changes: Vec<_> = self.changes.iter().map(|change| (&change.path, &change.sha256)).collect();
-        let parts = serde_json::json!([1, self.tree.digest, self.flags, self.compiler.identity, changes, cpu]);
+        let parts =
+            serde_json::json!([1, self.tree.digest, self.flags, self.compiler.identity, changes, cpu]);
         hex(&Sha256::digest(parts.to_string().as_bytes()))[..16].to_string()
     }
 
@@ -110,7 +117,8 @@ fn flags(pin: &Pin, name: ReferenceName, variant: Variant) -> Vec<String> {
     }
     // Libraries find each other next to themselves, so the folder may be moved.
     flags.extend(["CMAKE_BUILD_WITH_INSTALL_RPATH=ON", "CMAKE_INSTALL_RPATH=$ORIGIN"].map(String::from));
-    flags.extend(["CMAKE_POSITION_INDEPENDENT_CODE=ON", "CMAKE_POLICY_VERSION_MINIMUM=3.5"].map(String::from));
+    flags
+        .extend(["CMAKE_POSITION_INDEPENDENT_CODE=ON", "CMAKE_POLICY_VERSION_MINIMUM=3.5"].map(String::from));
     flags
 }
 
@@ -124,7 +132,13 @@ fn cpu_features() -> String {
 }
 
 /// Builds, or finds the finished build. `cache` is `CACHE/references`.
-pub fn build(ctx: &Ctx, pins: &Pins, recipe: &Recipe, cache: &Path, args: &cli::ReferenceBuild) -> Result<Built> {
+pub fn build(
+    ctx: &Ctx,
+    pins: &Pins,
+    recipe: &Recipe,
+    cache: &Path,
+    args: &cli::ReferenceBuild,
+) -> Result<Built> {
     let name = recipe.name.name();
     let dir = recipe.dir(cache);
     let built = |cached| Built { name: name.into(), dir: dir.clone(), cached };
@@ -146,16 +160,19 @@ pub fn build(ctx: &Ctx, pins: &Pins, recipe: &Recipe, cache: &Path, args: &cli::
     }
     let source = stage::stage(&recipe.tree, &recipe.changes, &dir.join("source"))?;
     let tree = dir.join("build");
-    let mut configure = Command::new(&tools.cmake).args(["-S"]).args([&source]).args(["-B"]).args([&tree]).args([
-        "-G".to_string(),
-        "Ninja".to_string(),
-        format!("-DCMAKE_MAKE_PROGRAM={}", tools.ninja.display()),
-    ]);
-    configure = configure.args(recipe.compiler.definitions().iter().chain(&recipe.flags).map(|flag| format!("-D{flag}")));
+    let mut configure =
+        Command::new(&tools.cmake).args(["-S"]).args([&source]).args(["-B"]).args([&tree]).args([
+            "-G".to_string(),
+            "Ninja".to_string(),
+            format!("-DCMAKE_MAKE_PROGRAM={}", tools.ninja.display()),
+        ]);
+    configure = configure
+        .args(recipe.compiler.definitions().iter().chain(&recipe.flags).map(|flag| format!("-D{flag}")));
     if let Some(launcher) = args.launcher {
         let launcher = tools::launcher(ctx, launcher)?;
         for language in ["C", "CXX"] {
-            configure = configure.args([format!("-DCMAKE_{language}_COMPILER_LAUNCHER={}", launcher.display())]);
+            configure =
+                configure.args([format!("-DCMAKE_{language}_COMPILER_LAUNCHER={}", launcher.display())]);
         }
     }
     let mut progress = ctx.out.progress(format!("building {name}"));
@@ -171,7 +188,7 @@ pub fn build(ctx: &Ctx, pins: &Pins, recipe: &Recipe, cache: &Path, args: &cli::
     let finished = proc::run(ctx, &compile, Stdout::Log, &log, |line| progress.message(line))?;
     judge(name, "compiling", finished)?;
     drop(progress);
-    collect(recipe, &source, &tree, &dir, start)?;
+    collect(ctx, recipe, &source, &tree, &dir, start)?;
     Ok(built(false))
 }
 
@@ -189,7 +206,7 @@ fn judge(name: &str, step: &str, finished: Finished) -> Result<()> {
 }
 
 /// Takes libraries and headers out of the build tree, writes the manifest, and frees the tree.
-fn collect(recipe: &Recipe, source: &Path, tree: &Path, dir: &Path, start: Instant) -> Result<()> {
+fn collect(ctx: &Ctx, recipe: &Recipe, source: &Path, tree: &Path, dir: &Path, start: Instant) -> Result<()> {
     let lib = dir.join("lib");
     let include = dir.join("include");
     for folder in [&lib, &include] {
@@ -218,7 +235,11 @@ fn collect(recipe: &Recipe, source: &Path, tree: &Path, dir: &Path, start: Insta
             } else if is_library {
                 let to = lib.join(&name);
                 let size = fs::copy(&path, &to).with_context(|| format!("copying to {}", to.display()))?;
-                libraries.push(Library { path: format!("lib/{name}"), bytes: size, sha256: digest_file(&to)? });
+                libraries.push(Library {
+                    path: format!("lib/{name}"),
+                    bytes: size,
+                    sha256: digest_file(&to)?,
+                });
             }
         }
     }
@@ -251,17 +272,29 @@ fn collect(recipe: &Recipe, source: &Path, tree: &Path, dir: &Path, start: Insta
     let text = serde_json::to_string_pretty(&manifest).context("serializing the manifest")? + "\n";
     let partial = dir.join("manifest.json.partial");
     fs::write(&partial, text).with_context(|| format!("writing {}", partial.display()))?;
-    fs::rename(&partial, dir.join("manifest.json")).with_context(|| format!("renaming {}", partial.display()))?;
+    fs::rename(&partial, dir.join("manifest.json"))
+        .with_context(|| format!("renaming {}", partial.display()))?;
+    touch_stamp(ctx)?;
     // The build is complete; what cannot be freed now is freed by `reference clean`.
     let _ = fs::remove_dir_all(tree);
     let _ = fs::remove_dir_all(dir.join("source"));
     Ok(())
 }
 
+/// Tells the driver's build script that there is a build more or less.
+pub fn touch_stamp(ctx: &Ctx) -> Result<()> {
+    let Some(stamp) = bitforge_discovery::stamp(&ctx.env) else { return Ok(()) };
+    let text = format!("{:?}\n", std::time::SystemTime::now());
+    fs::write(&stamp, text).with_context(|| format!("writing {}", stamp.display()))
+}
+
 /// The manifest of a finished build whose libraries are all there with their sizes.
 pub fn read_manifest(dir: &Path) -> Option<Manifest> {
-    let manifest: Manifest = serde_json::from_str(&fs::read_to_string(dir.join("manifest.json")).ok()?).ok()?;
-    let there = |library: &Library| fs::metadata(dir.join(&library.path)).is_ok_and(|meta| meta.len() == library.bytes);
+    let manifest: Manifest =
+        serde_json::from_str(&fs::read_to_string(dir.join("manifest.json")).ok()?).ok()?;
+    let there = |library: &Library| {
+        fs::metadata(dir.join(&library.path)).is_ok_and(|meta| meta.len() == library.bytes)
+    };
     manifest.libraries.iter().all(there).then_some(manifest)
 }
 

@@ -51,7 +51,10 @@ const CAUSES: &[Cause] = &[
         remedy: "use `--compiler gcc`, which takes it with the tree's own flags, or add a patch to tools/pins.toml",
     },
     Cause {
-        texts: &["Compatibility with CMake < 3.5 has been removed", "or higher is required.  You are running version"],
+        texts: &[
+            "Compatibility with CMake < 3.5 has been removed",
+            "or higher is required.  You are running version",
+        ],
         code: ExitCode::Toolchain,
         name: "this cmake does not fit the tree's cmake_minimum_required",
         remedy: "hide that cmake from PATH; the pinned one is then installed into the cache",
@@ -70,7 +73,11 @@ const CAUSES: &[Cause] = &[
         remedy: "install one (`cargo xtask preflight` says how), or choose another with --compiler",
     },
     Cause {
-        texts: &["is not able to compile a simple test program", "The C compiler identification is unknown", "The CXX compiler identification is unknown"],
+        texts: &[
+            "is not able to compile a simple test program",
+            "The C compiler identification is unknown",
+            "The CXX compiler identification is unknown",
+        ],
         code: ExitCode::Toolchain,
         name: "the compiler cannot compile an empty program",
         remedy: "try it by hand on `int main() { return 0; }`, or choose another with --compiler",

@@ -44,6 +44,9 @@ pub fn run(ctx: &Ctx, command: &cli::Reference) -> Result<ExitCode> {
                     freed += remove(ctx, &cache, &build)?;
                 }
             }
+            if freed > 0 {
+                build::touch_stamp(ctx)?;
+            }
             ctx.out.line(format!("freed {}", bytes(freed)));
         }
         cli::Reference::Path { name } => path(ctx, *name)?,
@@ -58,7 +61,10 @@ pub fn build_all(ctx: &Ctx, args: &cli::ReferenceBuild) -> Result<Vec<Built>> {
         return fail(ExitCode::Usage, "--source is one tree: name llama or bitnet, not all");
     }
     if args.kernels == cli::Kernels::Tl2 && names == [ReferenceName::Llama] {
-        return fail(ExitCode::Usage, "--kernels tl2 is a variant of bitnet.cpp; llama.cpp has no such kernels");
+        return fail(
+            ExitCode::Usage,
+            "--kernels tl2 is a variant of bitnet.cpp; llama.cpp has no such kernels",
+        );
     }
     let cache = ctx.cache_dir()?.join("references");
     let pins = Pins::load(ctx)?;
@@ -150,7 +156,11 @@ fn path(ctx: &Ctx, name: cli::ReferenceChoice) -> Result<()> {
     for name in name.names() {
         let discovery = bitforge_discovery::discover(&ctx.env, name.lane());
         let Some(reference) = discovery.reference else {
-            let message = format!("no {0} found; run `cargo xtask reference build {0}`\n{1}", name.name(), discovery.render());
+            let message = format!(
+                "no {0} found; run `cargo xtask reference build {0}`\n{1}",
+                name.name(),
+                discovery.render()
+            );
             return fail(ExitCode::NotFound, message);
         };
         found.push(reference);

@@ -66,9 +66,8 @@ impl Pins {
     pub fn load(ctx: &Ctx) -> Result<Self> {
         let path = ctx.root()?.join("tools/pins.toml");
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).map_err(|error| {
-            Failure::new(ExitCode::BadInput, format!("{}: {error}", path.display())).into()
-        })
+        toml::from_str(&text)
+            .map_err(|error| Failure::new(ExitCode::BadInput, format!("{}: {error}", path.display())).into())
     }
 
     pub fn get(&self, name: ReferenceName) -> &Pin {

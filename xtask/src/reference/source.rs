@@ -53,13 +53,16 @@ impl Source {
             None if text == "crate" => Ok(Source::Crate),
             Some(("dir", path)) if !path.is_empty() => Ok(Source::Dir(path.into())),
             Some(("git", rest)) => {
-                let (url, revision) = revision(rest).ok_or("write git:URL#REV, with a commit, tag or branch")?;
+                let (url, revision) =
+                    revision(rest).ok_or("write git:URL#REV, with a commit, tag or branch")?;
                 Ok(Source::Git { url, revision })
             }
             Some(("archive", rest)) => {
                 let (file, sha256) = revision(rest)
                     .filter(|(_, sha)| sha.len() == 64 && sha.bytes().all(|b| b.is_ascii_hexdigit()))
-                    .ok_or("write archive:FILE#SHA256, with the 64 hexadecimal digits of the file's sha256")?;
+                    .ok_or(
+                        "write archive:FILE#SHA256, with the 64 hexadecimal digits of the file's sha256",
+                    )?;
                 Ok(Source::Archive { file: file.into(), sha256: sha256.to_lowercase() })
             }
             _ => Err("write crate, dir:PATH, git:URL#REV or archive:FILE#SHA256".into()),
@@ -87,7 +90,10 @@ impl Source {
         if !dir.join("CMakeLists.txt").is_file() {
             return fail(
                 ExitCode::BadInput,
-                format!("{} has no CMakeLists.txt; give the top folder of llama.cpp or bitnet.cpp", dir.display()),
+                format!(
+                    "{} has no CMakeLists.txt; give the top folder of llama.cpp or bitnet.cpp",
+                    dir.display()
+                ),
             );
         }
         let (digest, bytes) = digest_tree(&dir)?;
@@ -104,7 +110,8 @@ fn from_crate(ctx: &Ctx, pin: &Pin) -> Result<PathBuf> {
     let text = match proc::read(ctx, &ctx.cargo(ask.into_iter().chain(["--offline"]))?) {
         Ok(text) => text,
         Err(error) if ctx.offline => {
-            let message = format!("{} is not in cargo's registry and the network is off; {error:#}", pin.krate);
+            let message =
+                format!("{} is not in cargo's registry and the network is off; {error:#}", pin.krate);
             return fail(ExitCode::Network, message);
         }
         Err(_) => {
@@ -120,7 +127,10 @@ fn from_crate(ctx: &Ctx, pin: &Pin) -> Result<PathBuf> {
         Failure::new(ExitCode::BadInput, format!("{manifest} does not depend on {}", pin.krate))
     })?;
     if package.version.to_string() != pin.version {
-        let message = format!("{manifest} locks {} {}, tools/pins.toml says {}", pin.krate, package.version, pin.version);
+        let message = format!(
+            "{manifest} locks {} {}, tools/pins.toml says {}",
+            pin.krate, package.version, pin.version
+        );
         return fail(ExitCode::BadInput, message);
     }
     let root = package.manifest_path.parent().context("a manifest path without a folder")?;
@@ -153,7 +163,11 @@ fn from_archive(ctx: &Ctx, file: &Path, sha256: &str, cache: &Path) -> Result<Pa
     }
     let file = fs::canonicalize(file).with_context(|| format!("resolving {}", file.display()))?;
     let dir = unpacked(ctx, cache, &format!("archive {sha256}"), |dir, log| {
-        let module = if file.extension().is_some_and(|end| end == "zip" || end == "whl") { "zipfile" } else { "tarfile" };
+        let module = if file.extension().is_some_and(|end| end == "zip" || end == "whl") {
+            "zipfile"
+        } else {
+            "tarfile"
+        };
         let command = Command::new("python3").args(["-m", module, "-e"]).args([file.as_path(), dir]);
         proc::run(ctx, &command, Stdout::Log, log, |_| {})?.must_succeed(ExitCode::BadInput).map(drop)
     })?;
@@ -223,7 +237,9 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
                 if name != ".git" && !is_link_up && !path.join("CMakeCache.txt").is_file() {
                     open.push(path);
                 }
-            } else if path.is_file() && ![".gguf", ".safetensors", ".pyc"].iter().any(|end| name.ends_with(end)) {
+            } else if path.is_file()
+                && ![".gguf", ".safetensors", ".pyc"].iter().any(|end| name.ends_with(end))
+            {
                 files.push(path.strip_prefix(dir).unwrap_or(&path).to_path_buf());
             }
         }

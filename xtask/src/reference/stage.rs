@@ -81,7 +81,8 @@ pub fn stage(tree: &Tree, changes: &[Change], to: &Path) -> Result<PathBuf> {
         write(&to.join(&file), &|path| {
             // A copy that is there already keeps its time, so a resumed build compiles nothing twice.
             let from = tree.dir.join(&file);
-            let same = fs::metadata(path).is_ok_and(|meta| fs::metadata(&from).is_ok_and(|m| m.len() == meta.len()));
+            let same =
+                fs::metadata(path).is_ok_and(|meta| fs::metadata(&from).is_ok_and(|m| m.len() == meta.len()));
             if same { Ok(()) } else { fs::copy(&from, path).map(drop) }
         })?;
     }
@@ -158,7 +159,8 @@ impl FilePatch {
         for (old, new) in &self.hunks {
             let mut at = 0;
             while at + old.len() <= lines.len() {
-                let same = lines[at..at + old.len()].iter().zip(old).all(|(a, b)| a.trim_end() == b.trim_end());
+                let same =
+                    lines[at..at + old.len()].iter().zip(old).all(|(a, b)| a.trim_end() == b.trim_end());
                 if same {
                     lines.splice(at..at + old.len(), new.iter().cloned());
                     at += new.len();
@@ -200,7 +202,8 @@ mod tests {
         let mut seen = 0;
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            Patch::parse(&fs::read_to_string(&path).unwrap()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            Patch::parse(&fs::read_to_string(&path).unwrap())
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             seen += 1;
         }
         assert!(seen > 0);

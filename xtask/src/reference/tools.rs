@@ -64,7 +64,8 @@ fn pinned(ctx: &Ctx, requirements: &Path, cache: &Path) -> Result<BuildTools> {
             "cmake or ninja is missing or too old, and the network is off; install both, or unset BITNET_OFFLINE",
         );
     }
-    ctx.out.line("the system's cmake or ninja is missing or too old; installing the pinned ones into the cache");
+    ctx.out
+        .line("the system's cmake or ninja is missing or too old; installing the pinned ones into the cache");
     let partial = cache.join("build-tools.partial");
     if partial.exists() {
         fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
@@ -121,10 +122,13 @@ impl Compiler {
         };
         let found = pairs.iter().find_map(|(c, cxx)| Some((locate(c)?, locate(cxx)?)));
         let Some((c, cxx)) = found else {
-            let tried = pairs.iter().map(|(c, cxx)| format!("{c} and {cxx}")).collect::<Vec<_>>().join(", or ");
+            let tried =
+                pairs.iter().map(|(c, cxx)| format!("{c} and {cxx}")).collect::<Vec<_>>().join(", or ");
             return fail(
                 ExitCode::Toolchain,
-                format!("no C and C++ compiler: {tried} are not on PATH; `cargo xtask preflight` says how to install them"),
+                format!(
+                    "no C and C++ compiler: {tried} are not on PATH; `cargo xtask preflight` says how to install them"
+                ),
             );
         };
         let zig = kind == Some(CompilerKind::Zig);
