@@ -72,6 +72,41 @@ pub struct Preflight {
     /// Treat a warning or an unknown in this class as a failure.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub require: Vec<Class>,
+    /// Only say whether this backend can be used now, and what would make it so.
+    #[arg(long, value_enum)]
+    pub backend: Option<Backend>,
+    /// Run the command that makes the backend usable; in CI only with --repair=always.
+    #[arg(long, value_enum, requires = "backend", num_args = 0..=1, require_equals = true,
+          default_missing_value = "local")]
+    pub repair: Option<Repair>,
+}
+
+/// Something that evaluates models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    Bitnet,
+    Llama,
+    Cuda,
+    Cpu,
+}
+
+impl Backend {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backend::Bitnet => "bitnet",
+            Backend::Llama => "llama",
+            Backend::Cuda => "cuda",
+            Backend::Cpu => "cpu",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Repair {
+    /// Not in CI.
+    Local,
+    Always,
 }
 
 /// What a preflight check is about; each class has its own exit code.
