@@ -170,6 +170,3 @@ fn path(ctx: &Ctx, name: cli::ReferenceChoice) -> Result<()> {
     }
     found.iter().try_for_each(|reference| ctx.out.stdout(&reference.llama_dir().display().to_string()))
 }
-
-#[cfg(test)]
-mod tests;
