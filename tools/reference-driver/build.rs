@@ -81,7 +81,9 @@ fn link(reference: &Reference, shim: &Path) {
     // DT_RPATH, not DT_RUNPATH: it also finds libggml for a libllama that lies in another folder.
     arg("-Wl,--disable-new-dtags");
     for dir in reference.library_dirs() {
-        arg(&format!("-Wl,-rpath,{}", dir.display()));
+        // Not -Wl, which splits at commas. The linker splits at colons, and so does the loader.
+        arg("-Xlinker");
+        arg(&format!("-rpath={}", dir.display()));
     }
     for library in ["stdc++", "m", "pthread", "dl"] {
         arg(&format!("-l{library}"));
