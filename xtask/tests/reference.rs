@@ -50,10 +50,10 @@ impl Planted {
         planted.write("xtask/Cargo.toml", "");
         planted.write("tools/pins.toml", include_str!("../../tools/pins.toml"));
         planted.write("tools/requirements-build.txt", include_str!("../../tools/requirements-build.txt"));
-        planted.write(
-            "tools/patches/bitnet-const-y-col.patch",
-            include_str!("../../tools/patches/bitnet-const-y-col.patch"),
-        );
+        for name in ["bitnet-const-y-col", "bitnet-tl2-preset"] {
+            let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tools/patches/{name}.patch"));
+            planted.write(&format!("tools/patches/{name}.patch"), &std::fs::read_to_string(patch).unwrap());
+        }
         planted.program("bin/cmake", CMAKE);
         planted.program("bin/ninja", NINJA);
         planted.write("tree dir/CMakeLists.txt", "project(\"llama.cpp\" C CXX)\n");
@@ -289,6 +289,41 @@ fn two_builds_at_once_wait_for_each_other() {
     assert_eq!((first, second), (Some(0), Some(0)), "{stderr}");
     assert!(stderr.contains("waiting for it") && stderr.contains("was built before"), "{stderr}");
     assert_eq!(planted.compiled(), "one two ");
+}
+
+#[test]
+fn a_tree_is_supplied_and_patched_in_a_copy() {
+    let planted = Planted::new();
+    let preset = "preset_kernels/bitnet_b1_58-3B/bitnet-lut-kernels-tl2.h";
+    let text =
+        "#if defined(GGML_BITNET_X86_TL2)\n#include \"ggml-bitnet.h\"\n    __m256 vec_lut[16];\n#endif\n";
+    planted.write(&format!("tree dir/{preset}"), text);
+    planted.write("tree dir/src/ggml-bitnet-mad.cpp", "x\n        int8_t * y_col = y + col * by;\n");
+    planted.write(
+        "hook",
+        "cp \"$source/include/bitnet-lut-kernels.h\" \"$source/src/ggml-bitnet-mad.cpp\" \"$TEST_DIR\"",
+    );
+    for (kernels, header) in [("i2s", text.to_string()), ("tl2", text.replace("__m256 ", "__m256i "))] {
+        let source = format!("dir:{}", planted.path("tree dir").display());
+        let args = ["reference", "build", "bitnet", "--kernels", kernels, "--source", &source];
+        let (code, stdout, stderr) = run(planted.command(&args));
+        assert_eq!(code, Some(0), "{stderr}");
+        let seen = planted.read("bitnet-lut-kernels.h").replace("#include <immintrin.h>\n", "");
+        assert_eq!(seen, header);
+        assert!(planted.read("ggml-bitnet-mad.cpp").contains("        const int8_t * y_col"));
+        let manifest = std::fs::read_to_string(Path::new(stdout.trim()).join("manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        let changed: Vec<&str> = manifest["patches"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|patch| patch["path"].as_str().unwrap())
+            .collect();
+        assert_eq!(changed, ["include/bitnet-lut-kernels.h", "src/ggml-bitnet-mad.cpp"]);
+    }
+    // The tree itself is as it was.
+    assert!(!planted.path("tree dir/include/bitnet-lut-kernels.h").exists());
+    assert!(!planted.read("tree dir/src/ggml-bitnet-mad.cpp").contains("const"));
 }
 
 #[test]

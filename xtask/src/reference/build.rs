@@ -85,7 +85,7 @@ impl Recipe {
         let pin = pins.get(name);
         let compiler = Compiler::find(ctx, args.compiler)?;
         let tree = args.source.obtain(ctx, pin, cache)?;
-        let changes = stage::changes(ctx.root()?, pin, &tree)?;
+        let changes = stage::changes(ctx.root()?, pin, &tree, args.kernels)?;
         let variant = Variant { kernels: args.kernels, cpu: args.cpu, linkage: args.linkage };
         let flags = flags(pin, name, variant);
         let mut recipe = Recipe { name, tree, variant, flags, compiler, changes, key: String::new() };

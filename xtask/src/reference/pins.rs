@@ -1,6 +1,6 @@
 //! `tools/pins.toml` as values: where each reference's source comes from and how it is built.
 
-use crate::cli::ReferenceName;
+use crate::cli::{Kernels, ReferenceName};
 use crate::ctx::Ctx;
 use crate::exit::Failure;
 use anyhow::{Context, Result};
@@ -60,6 +60,8 @@ pub struct Supply {
 pub struct Patch {
     /// The patch, relative to the root; the text before its first `---` line is the reason.
     pub file: String,
+    /// The only variant that needs it; every variant where absent.
+    pub kernels: Option<Kernels>,
 }
 
 impl Pins {

@@ -6,6 +6,7 @@
 
 use super::pins::Pin;
 use super::source::{self, Tree};
+use crate::cli::Kernels;
 use crate::exit::Failure;
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
@@ -27,7 +28,7 @@ pub struct Change {
 }
 
 /// What the tree needs. Nothing is written.
-pub fn changes(root: &Path, pin: &Pin, tree: &Tree) -> Result<Vec<Change>> {
+pub fn changes(root: &Path, pin: &Pin, tree: &Tree, kernels: Kernels) -> Result<Vec<Change>> {
     let mut changes: Vec<Change> = Vec::new();
     for supply in &pin.supply {
         let target = tree.dir.join(&supply.path);
@@ -43,15 +44,25 @@ pub fn changes(root: &Path, pin: &Pin, tree: &Tree) -> Result<Vec<Change>> {
         };
         changes.push(change(supply.path.clone(), supply.reason.clone(), content));
     }
-    for patch in &pin.patch {
+    for patch in pin.patch.iter().filter(|patch| patch.kernels.is_none_or(|only| only == kernels)) {
         let path = root.join(&patch.file);
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let patch = Patch::parse(&text)
             .map_err(|what| Failure::new(ExitCode::BadInput, format!("{}: {what}", path.display())))?;
         for file in &patch.files {
-            let Ok(old) = fs::read_to_string(tree.dir.join(&file.path)) else { continue };
-            if let Some(new) = file.apply(&old) {
-                changes.push(change(file.path.clone(), patch.reason.clone(), new));
+            // A supplied file may need the patch as well.
+            let supplied = changes.iter().position(|change| change.path == file.path);
+            let old = match supplied {
+                Some(at) => Some(changes[at].content.clone()),
+                None => fs::read_to_string(tree.dir.join(&file.path)).ok(),
+            };
+            let Some(new) = old.and_then(|old| file.apply(&old)) else { continue };
+            match supplied {
+                Some(at) => {
+                    let reason = format!("{}; {}", changes[at].reason, patch.reason);
+                    changes[at] = change(file.path.clone(), reason, new);
+                }
+                None => changes.push(change(file.path.clone(), patch.reason.clone(), new)),
             }
         }
     }
