@@ -56,7 +56,7 @@ impl Capability {
     pub const fn evidence(self) -> &'static [&'static str] {
         match self {
             Capability::Cpu => &["ggml_backend_cpu_init"],
-            Capability::I2s => &["ggml_vec_dot_i2_i8_s", "_Z20ggml_vec_dot_i2_i8_siPfmPKvmS1_mi"],
+            Capability::I2s => &["ggml_vec_dot_i2_i8_s"],
             // The table-driven kernels export the same names on both machines; TL1 is Arm's, TL2 is x86's.
             Capability::Tl1 | Capability::Tl2 => &["ggml_qgemm_lut"],
             Capability::Cuda => &["ggml_backend_cuda_init"],
