@@ -6,6 +6,7 @@ use crate::ctx::Ctx;
 use crate::proc;
 use anyhow::{Context, Result};
 use std::fs::{File, TryLockError};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,4 +30,15 @@ pub fn lock(ctx: &Ctx, path: &Path) -> Result<File> {
             }
         }
     }
+}
+
+/// Lets every process that is started from now on hold the lock as well: where this one is killed, the lock ends
+/// with the last of them. Not for processes that start daemons.
+pub fn share_with_children(lock: &File) -> Result<()> {
+    // SAFETY: fcntl with F_SETFD takes plain integers, and the descriptor is open as long as `lock` lives.
+    let status = unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_SETFD, 0) };
+    if status != 0 {
+        return Err(std::io::Error::last_os_error()).context("sharing a lock with child processes");
+    }
+    Ok(())
 }

@@ -276,6 +276,24 @@ fn an_interrupted_or_killed_build_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn the_compilers_of_a_killed_build_are_waited_for() {
+    let planted = Planted::new();
+    planted.write("hook", "touch \"$TEST_DIR/begun\"; while [ ! -f \"$TEST_DIR/go\" ]; do sleep 0.05; done");
+    let mut first = start(planted.build());
+    wait_for(&planted.path("begun"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let second = start(planted.build());
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(planted.compiled(), "one ");
+    planted.write("go", "");
+    let (code, stderr) = finish(second);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("waiting for it"), "{stderr}");
+    assert_eq!(planted.finished(), 1);
+}
+
+#[test]
 fn two_builds_at_once_wait_for_each_other() {
     let planted = Planted::new();
     planted.write("hook", "touch \"$TEST_DIR/begun\"; while [ ! -f \"$TEST_DIR/go\" ]; do sleep 0.05; done");

@@ -12,7 +12,7 @@ use super::tools::{self, Compiler};
 use crate::cli::{self, Cpu, Kernels, Linkage, ReferenceName};
 use crate::ctx::Ctx;
 use crate::exit::fail;
-use crate::lock::lock;
+use crate::lock::{lock, share_with_children};
 use crate::proc::{self, Command, Finished, Stdout};
 use crate::report::bytes;
 use anyhow::{Context, Result};
@@ -146,12 +146,17 @@ pub fn build(
         return Ok(built(true));
     }
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let _lock = lock(ctx, &cache.join(format!("{name}-{}.lock", recipe.key)))?;
+    let lock = lock(ctx, &cache.join(format!("{name}-{}.lock", recipe.key)))?;
     // Whoever held the lock may have finished it, or `clean` removed it.
     if read_manifest(&dir).is_some() {
         return Ok(built(true));
     }
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    if args.launcher.is_none() {
+        // Where this process is killed, the next build waits until its compilers are gone. A launcher's daemon
+        // would hold the lock for good.
+        share_with_children(&lock)?;
+    }
     enough_space(recipe, cache)?;
     let start = Instant::now();
     let tools = tools::build_tools(ctx, &pins.tools, cache)?;
@@ -160,6 +165,7 @@ pub fn build(
     }
     let source = stage::stage(&recipe.tree, &recipe.changes, &dir.join("source"))?;
     let tree = dir.join("build");
+    forget_other_source(&tree, &source)?;
     let mut configure =
         Command::new(&tools.cmake).args(["-S"]).args([&source]).args(["-B"]).args([&tree]).args([
             "-G".to_string(),
@@ -190,6 +196,16 @@ pub fn build(
     drop(progress);
     collect(ctx, recipe, &source, &tree, &dir, start)?;
     Ok(built(false))
+}
+
+/// cmake refuses a build tree that was configured for the same files in another place.
+fn forget_other_source(tree: &Path, source: &Path) -> Result<()> {
+    let text = fs::read_to_string(tree.join("CMakeCache.txt")).unwrap_or_default();
+    let home = text.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="));
+    if home.is_some_and(|home| Path::new(home) != source) {
+        fs::remove_dir_all(tree).with_context(|| format!("removing {}", tree.display()))?;
+    }
+    Ok(())
 }
 
 /// A failed step as an error that names the cause and the remedy.
