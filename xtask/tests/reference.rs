@@ -89,7 +89,7 @@ impl Planted {
     fn environment(&self, command: &mut Command) {
         command
             .current_dir(self.0.path())
-            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", self.path("bin").display()))
+            .env("PATH", format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap()))
             .env("BITNET_CACHE_DIR", self.path("cache"))
             .env("HOME", self.0.path())
             .env("TEST_DIR", self.0.path());

@@ -149,7 +149,9 @@ pub fn discover(env: &Env, lane: Lane) -> Discovery {
 fn describe(reference: &Reference) -> String {
     let abilities: Vec<&str> = reference.capabilities.iter().map(|capability| capability.name()).collect();
     let dirs: Vec<String> = reference.library_dirs().iter().map(|dir| dir.display().to_string()).collect();
-    format!("{} API, {}; in {}", reference.api.name(), abilities.join(" + "), dirs.join(" and "))
+    let abilities =
+        if abilities.is_empty() { "no backend that is known".into() } else { abilities.join(" + ") };
+    format!("{} API, {abilities}; in {}", reference.api.name(), dirs.join(" and "))
 }
 
 /// Whether the libraries below `dirs` serve the lane.

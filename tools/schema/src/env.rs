@@ -51,6 +51,24 @@ pub const VARIABLES: &[Variable] = &[
         value: "1 or more",
         meaning: "number of compute threads, as --threads does (default: the CPUs this process may use)",
     },
+    Variable {
+        name: "CROSSVAL_RPATH_BITNET",
+        read_by: "xtask, reference-driver",
+        value: "directories",
+        meaning: "where the libraries of bitnet.cpp are, several separated by colons",
+    },
+    Variable {
+        name: "CROSSVAL_RPATH_LLAMA",
+        read_by: "xtask, reference-driver",
+        value: "directories",
+        meaning: "where the libraries of llama.cpp are, several separated by colons",
+    },
+    Variable {
+        name: "LLAMA_CPP_DIR",
+        read_by: "xtask, reference-driver",
+        value: "a directory",
+        meaning: "a checkout or build of llama.cpp, searched for its libraries and headers",
+    },
 ];
 
 /// Names that start with one of these belong to bitforge.

@@ -63,6 +63,11 @@ pub fn run(ctx: &Ctx, args: &cli::Preflight) -> Result<ExitCode> {
     }
     let (report, code) = report(ctx, &args.require);
     ctx.out.line(render(&ctx.out, &report, if args.verbose { Show::All } else { Show::NotOk }));
+    if args.verbose {
+        for lane in bitforge_discovery::Lane::ALL {
+            ctx.out.line(bitforge_discovery::discover(&ctx.env, lane).render());
+        }
+    }
     if ctx.out.is_json() {
         ctx.out.json(&report)?;
     }

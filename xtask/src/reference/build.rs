@@ -166,8 +166,9 @@ pub fn build(
     let source = stage::stage(&recipe.tree, &recipe.changes, &dir.join("source"))?;
     let tree = dir.join("build");
     forget_other_source(&tree, &source)?;
+    // In the build's own folder: zig writes a file named - where cmake asks it for standard output.
     let mut configure =
-        Command::new(&tools.cmake).args(["-S"]).args([&source]).args(["-B"]).args([&tree]).args([
+        Command::new(&tools.cmake).dir(&dir).args(["-S"]).args([&source]).args(["-B"]).args([&tree]).args([
             "-G".to_string(),
             "Ninja".to_string(),
             format!("-DCMAKE_MAKE_PROGRAM={}", tools.ninja.display()),
