@@ -163,7 +163,9 @@ fn skip(why: &str) {
 #[test]
 fn a_build_is_made_once_listed_located_and_removed() {
     let planted = Planted::new();
-    let (code, stdout, stderr) = run(planted.build());
+    let mut relative = planted.build();
+    relative.env("BITNET_CACHE_DIR", "cache");
+    let (code, stdout, stderr) = run(relative);
     assert_eq!(code, Some(0), "{stderr}");
     let dir = PathBuf::from(stdout.trim());
     let manifest: serde_json::Value =

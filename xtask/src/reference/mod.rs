@@ -26,7 +26,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub fn run(ctx: &Ctx, command: &cli::Reference) -> Result<ExitCode> {
-    let cache = ctx.cache_dir()?.join("references");
+    let cache = cache_dir(ctx)?;
     match command {
         cli::Reference::Build(args) => {
             let built = build_all(ctx, args)?;
@@ -54,6 +54,11 @@ pub fn run(ctx: &Ctx, command: &cli::Reference) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
+/// `CACHE/references`, absolute: the build tools run in folders of their own.
+fn cache_dir(ctx: &Ctx) -> Result<PathBuf> {
+    std::path::absolute(ctx.cache_dir()?.join("references")).context("the cache folder's absolute path")
+}
+
 /// Builds every reference that `args` names; one that is built already costs a digest of its source.
 pub fn build_all(ctx: &Ctx, args: &cli::ReferenceBuild) -> Result<Vec<Built>> {
     let names = args.name.names();
@@ -66,7 +71,7 @@ pub fn build_all(ctx: &Ctx, args: &cli::ReferenceBuild) -> Result<Vec<Built>> {
             "--kernels tl2 is a variant of bitnet.cpp; llama.cpp has no such kernels",
         );
     }
-    let cache = ctx.cache_dir()?.join("references");
+    let cache = cache_dir(ctx)?;
     let pins = Pins::load(ctx)?;
     let mut all = Vec::new();
     for name in names {
