@@ -1,6 +1,9 @@
 //! The command line: types only. Each command's behaviour lives in the module of the same name.
 
+use crate::reference::source::Source;
+use bitforge_discovery::Lane;
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The one entry point of bitforge: check the machine, build, fetch, generate text, test.
@@ -28,6 +31,11 @@ pub enum Command {
     /// List, fetch and locate the models of the catalog.
     #[command(subcommand)]
     Models(Models),
+    /// Build the C++ references from pinned sources, list, remove and locate the builds.
+    #[command(subcommand)]
+    Reference(Reference),
+    /// Show what the caches hold, and free it.
+    Clean(Clean),
     /// Generate the fixtures under fixtures/gguf, or check that they are what the generator makes.
     Fixtures(Check),
     /// Generate docs/reference from the tables in the code, or check that it is fresh.
@@ -66,6 +74,41 @@ pub struct Preflight {
     /// Treat a warning or an unknown in this class as a failure.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub require: Vec<Class>,
+    /// Only say whether this backend can be used now, and what would make it so.
+    #[arg(long, value_enum)]
+    pub backend: Option<Backend>,
+    /// Run the command that makes the backend usable; in CI only with --repair=always.
+    #[arg(long, value_enum, requires = "backend", num_args = 0..=1, require_equals = true,
+          default_missing_value = "local")]
+    pub repair: Option<Repair>,
+}
+
+/// Something that evaluates models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    Bitnet,
+    Llama,
+    Cuda,
+    Cpu,
+}
+
+impl Backend {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backend::Bitnet => "bitnet",
+            Backend::Llama => "llama",
+            Backend::Cuda => "cuda",
+            Backend::Cpu => "cpu",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Repair {
+    /// Not in CI.
+    Local,
+    Always,
 }
 
 /// What a preflight check is about; each class has its own exit code.
@@ -98,6 +141,153 @@ pub struct Fetch {
     /// Read the cached file again and compare its sha256.
     #[arg(long)]
     pub verify: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Reference {
+    /// Build what is not built yet, and print the folders.
+    Build(ReferenceBuild),
+    /// The builds in the cache, and where each reference is looked for.
+    Status,
+    /// Remove the builds of a reference.
+    Clean { name: ReferenceChoice },
+    /// Print the folder of the library that would be used.
+    Path { name: ReferenceChoice },
+}
+
+#[derive(Debug, Args)]
+pub struct ReferenceBuild {
+    pub name: ReferenceChoice,
+    /// The C++ tree: crate, dir:PATH, git:URL#REV or archive:FILE#SHA256.
+    #[arg(long, default_value = "crate", value_parser = Source::parse)]
+    pub source: Source,
+    /// The ternary kernels of bitnet.cpp.
+    #[arg(long, value_enum, default_value = "i2s")]
+    pub kernels: Kernels,
+    /// Compile for this CPU, or for any with AVX2.
+    #[arg(long, value_enum, default_value = "native")]
+    pub cpu: Cpu,
+    #[arg(long, value_enum, default_value = "shared")]
+    pub linkage: Linkage,
+    /// The compiler (default: CC and CXX, then gcc, then clang).
+    #[arg(long, value_enum)]
+    pub compiler: Option<CompilerKind>,
+    /// Start the compiler through a cache or a build farm.
+    #[arg(long, value_enum)]
+    pub launcher: Option<Launcher>,
+    /// Compile this many files at once (default: ninja's choice).
+    #[arg(long)]
+    pub jobs: Option<u32>,
+}
+
+impl ReferenceBuild {
+    /// What a plain `reference build NAME` does.
+    pub fn plain(name: ReferenceChoice) -> Self {
+        ReferenceBuild {
+            name,
+            source: Source::Crate,
+            kernels: Kernels::I2s,
+            cpu: Cpu::Native,
+            linkage: Linkage::Shared,
+            compiler: None,
+            launcher: None,
+            jobs: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReferenceName {
+    Llama,
+    Bitnet,
+}
+
+impl ReferenceName {
+    pub const ALL: [ReferenceName; 2] = [ReferenceName::Llama, ReferenceName::Bitnet];
+
+    pub const fn lane(self) -> Lane {
+        match self {
+            ReferenceName::Llama => Lane::Llama,
+            ReferenceName::Bitnet => Lane::Bitnet,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        self.lane().name()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReferenceChoice {
+    Llama,
+    Bitnet,
+    All,
+}
+
+impl ReferenceChoice {
+    pub const fn names(self) -> &'static [ReferenceName] {
+        match self {
+            ReferenceChoice::Llama => &[ReferenceName::Llama],
+            ReferenceChoice::Bitnet => &[ReferenceName::Bitnet],
+            ReferenceChoice::All => &ReferenceName::ALL,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernels {
+    I2s,
+    Tl2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cpu {
+    Native,
+    Portable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Linkage {
+    Shared,
+    Static,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CompilerKind {
+    Gcc,
+    Clang,
+    Zig,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Launcher {
+    Sccache,
+    Ccache,
+    Icecc,
+}
+
+#[derive(Debug, Args)]
+pub struct Clean {
+    /// What to free; without it, only the sizes are shown.
+    #[arg(value_enum)]
+    pub what: Vec<CacheKind>,
+}
+
+/// A part of the cache that can be freed on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheKind {
+    /// Fetched models.
+    Models,
+    /// Builds of the references.
+    References,
+    /// Unpacked and cloned sources of references.
+    Sources,
+    /// Build tools and virtual environments.
+    Tools,
 }
 
 #[derive(Debug, Args)]

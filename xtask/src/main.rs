@@ -4,14 +4,17 @@
 //! Deliberately absent: the runtime. xtask starts the `bitnet` binary and reads its JSON, so preflight works
 //! before the runtime compiles.
 
+pub mod clean;
 pub mod cli;
 pub mod ctx;
 pub mod docs;
 pub mod exit;
 pub mod fixtures;
+pub mod lock;
 pub mod models;
 pub mod preflight;
 pub mod proc;
+pub mod reference;
 pub mod report;
 pub mod symbols;
 pub mod test;
@@ -48,6 +51,8 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Test(args) => test::run(ctx, args),
         Command::Preflight(args) => preflight::run(ctx, args),
         Command::Models(args) => models::run(ctx, args),
+        Command::Reference(args) => reference::run(ctx, args),
+        Command::Clean(args) => clean::run(ctx, args),
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),

@@ -22,6 +22,18 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "where fetched models and built references are kept (default: $XDG_CACHE_HOME/bitforge or ~/.cache/bitforge)",
     },
     Variable {
+        name: "BITNET_CPP_DIR",
+        read_by: "xtask, reference-driver",
+        value: "a directory",
+        meaning: "a checkout or build of bitnet.cpp, searched for its libraries and headers",
+    },
+    Variable {
+        name: "BITNET_CROSSVAL_LIBDIR",
+        read_by: "xtask, reference-driver",
+        value: "a directory",
+        meaning: "the first place where the libraries of a C++ reference are looked for",
+    },
+    Variable {
         name: "BITNET_KERNELS",
         read_by: "bitnet",
         value: "auto, scalar, avx2",
@@ -38,6 +50,24 @@ pub const VARIABLES: &[Variable] = &[
         read_by: "bitnet",
         value: "1 or more",
         meaning: "number of compute threads, as --threads does (default: the CPUs this process may use)",
+    },
+    Variable {
+        name: "CROSSVAL_RPATH_BITNET",
+        read_by: "xtask, reference-driver",
+        value: "directories",
+        meaning: "where the libraries of bitnet.cpp are, several separated by colons",
+    },
+    Variable {
+        name: "CROSSVAL_RPATH_LLAMA",
+        read_by: "xtask, reference-driver",
+        value: "directories",
+        meaning: "where the libraries of llama.cpp are, several separated by colons",
+    },
+    Variable {
+        name: "LLAMA_CPP_DIR",
+        read_by: "xtask, reference-driver",
+        value: "a directory",
+        meaning: "a checkout or build of llama.cpp, searched for its libraries and headers",
     },
 ];
 

@@ -9,6 +9,7 @@ use super::catalog::{Model, Source};
 use super::{is_cached, path_in};
 use crate::ctx::Ctx;
 use crate::exit::{Failure, fail};
+use crate::lock::lock;
 use crate::preflight::machine::free_space;
 use crate::proc::{self, Command, Finished, Stdout};
 use crate::report::{Progress, bytes};
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,28 +92,6 @@ fn is_good(ctx: &Ctx, path: &Path, model: &Model, check: Cached) -> Result<bool>
         ctx.out.line(format!("{} has another sha256 than the catalog; fetching it again", path.display()));
     }
     Ok(digest == model.sha256)
-}
-
-/// An exclusive lock, held until the file is dropped.
-fn lock(ctx: &Ctx, path: &Path) -> Result<File> {
-    let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
-    let mut told = false;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                proc::check_interrupted()?;
-                if !told {
-                    ctx.out.line(format!("another fetch holds {}; waiting for it", path.display()));
-                    told = true;
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("locking {}", path.display()));
-            }
-        }
-    }
 }
 
 /// A folder for unfinished files, emptied when made and removed when dropped.
@@ -216,7 +195,7 @@ fn size_below(dir: &Path) -> u64 {
 }
 
 /// The system's python3 where it has pip, otherwise one in a private venv in the cache.
-fn python_with_pip(ctx: &Ctx, cache: &Path) -> Result<PathBuf> {
+pub fn python_with_pip(ctx: &Ctx, cache: &Path) -> Result<PathBuf> {
     let has_pip = |python: &Path| {
         let command = Command::new(python).args(["-m", "pip", "--version"]);
         proc::probe(ctx, &command, Duration::from_secs(60))
@@ -226,7 +205,7 @@ fn python_with_pip(ctx: &Ctx, cache: &Path) -> Result<PathBuf> {
         proc::Probe::Missing => {
             return fail(
                 ExitCode::Toolchain,
-                "python3 is not on PATH and fetching models needs it; `cargo xtask preflight` says how to install it",
+                "python3 is not on PATH and fetching needs it; `cargo xtask preflight` says how to install it",
             );
         }
         proc::Probe::Failed(_) | proc::Probe::TimedOut => {}

@@ -5,6 +5,7 @@
 //! any change to the machine, and any library of a GPU vendor (files are looked at, nothing is loaded).
 
 pub mod accelerator;
+pub mod backend;
 pub mod machine;
 pub mod network;
 pub mod system;
@@ -57,8 +58,16 @@ pub struct Report {
 }
 
 pub fn run(ctx: &Ctx, args: &cli::Preflight) -> Result<ExitCode> {
+    if let Some(backend) = args.backend {
+        return backend::run(ctx, backend, args);
+    }
     let (report, code) = report(ctx, &args.require);
     ctx.out.line(render(&ctx.out, &report, if args.verbose { Show::All } else { Show::NotOk }));
+    if args.verbose {
+        for lane in bitforge_discovery::Lane::ALL {
+            ctx.out.line(bitforge_discovery::discover(&ctx.env, lane).render());
+        }
+    }
     if ctx.out.is_json() {
         ctx.out.json(&report)?;
     }

@@ -1,0 +1,100 @@
+//! The built drivers on the fixtures: llama.cpp's logits against the goldens, bitnet.cpp's I2_S, and what a
+//! driver says when its reference is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Exit code, stdout as JSON (null where it is none), stderr.
+fn driver(binary: &str, args: &[&str]) -> (Option<i32>, serde_json::Value, String) {
+    let output = Command::new(binary).args(args).current_dir(root()).output().unwrap();
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code(), json, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[cfg(not(all(reference_llama, reference_bitnet)))]
+fn assert_says_what_is_missing(binary: &str, name: &str) {
+    let (code, _, stderr) = driver(binary, &["tokenize", "--model", "x", "--prompt", "y"]);
+    assert_eq!(code, Some(5), "{stderr}");
+    assert!(stderr.contains(&format!("cargo xtask reference build {name}")), "{stderr}");
+    assert!(stderr.contains("BITNET_CROSSVAL_LIBDIR"), "{stderr}");
+}
+
+const LLAMA: &str = env!("CARGO_BIN_EXE_reference-driver-llama");
+const BITNET: &str = env!("CARGO_BIN_EXE_reference-driver-bitnet");
+
+#[cfg(not(reference_llama))]
+#[test]
+fn without_llama_the_driver_says_so() {
+    assert_says_what_is_missing(LLAMA, "llama");
+}
+
+#[cfg(not(reference_bitnet))]
+#[test]
+fn without_bitnet_the_driver_says_so() {
+    assert_says_what_is_missing(BITNET, "bitnet");
+}
+
+#[cfg(reference_llama)]
+#[test]
+fn llama_gives_the_logits_of_the_goldens() {
+    use sha2::{Digest, Sha256};
+    let golden = std::fs::read_to_string(root().join("fixtures/goldens/fixture-logits.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    let tokens: Vec<String> =
+        golden["tokens"].as_array().unwrap().iter().map(|token| token.to_string()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("logits").display().to_string();
+    let mut different = Vec::new();
+    for (name, expected) in golden["models"].as_object().unwrap() {
+        let model = format!("fixtures/gguf/ok/{name}");
+        let args = ["logits", "--model", &model, "--tokens", &tokens.join(","), "--out", &out];
+        let (code, json, stderr) = driver(LLAMA, &args);
+        assert_eq!(code, Some(0), "{name}: {stderr}");
+        assert_eq!(json["argmax"], expected["argmax"], "{name}");
+        let bytes = std::fs::read(&out).unwrap();
+        let rows = bytes.chunks(bytes.len() / tokens.len());
+        let digests: Vec<String> = rows.map(|row| format!("{:x}", HexOf(&Sha256::digest(row)))).collect();
+        if serde_json::json!(digests) != expected["sha256"] {
+            different.push(name.clone());
+        }
+    }
+    // The goldens are those of a native build with AVX2, FMA and F16C, and without AVX-512 or AMX.
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && !std::arch::is_x86_feature_detected!("avx512f") {
+        assert!(different.is_empty(), "other last bits than the goldens: {different:?}");
+    }
+}
+
+#[cfg(reference_llama)]
+struct HexOf<'a>(&'a [u8]);
+
+#[cfg(reference_llama)]
+impl std::fmt::LowerHex for HexOf<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(reference_bitnet)]
+#[test]
+fn bitnet_tokenizes_and_evaluates_a_fixture() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("logits").display().to_string();
+    let model = "fixtures/gguf/ok/bitnet-i2_s.gguf";
+    let (code, json, stderr) = driver(BITNET, &["tokenize", "--model", model, "--prompt", "a b"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!json["tokens"].as_array().unwrap().is_empty());
+    let args = ["logits", "--model", model, "--tokens", "1,20,34,55", "--out", &out];
+    let (code, json, stderr) = driver(BITNET, &args);
+    assert_eq!(code, Some(0), "{stderr}");
+    let count = 4 * json["vocabulary"].as_u64().unwrap() as usize;
+    let bytes = std::fs::read(&out).unwrap();
+    let logits: Vec<f32> = bytes.chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+    assert_eq!(logits.len(), count);
+    assert!(logits.iter().all(|logit| logit.is_finite()));
+    assert!(logits.iter().any(|logit| *logit != logits[0]));
+}
