@@ -51,6 +51,7 @@ pub fn native(system: &System<'_>) -> Vec<Check> {
     let cc_override = system.ctx.env.get("CC");
     let cxx_override = system.ctx.env.get("CXX");
     let references = "building the C++ references (not for `up` and `test`)";
+    let builders = "building the C++ references (`reference build` installs its own where it is missing)";
     let tools: [(&str, Vec<&str>, Package, State, &str); 4] = [
         (
             "cc",
@@ -66,8 +67,8 @@ pub fn native(system: &System<'_>) -> Vec<Check> {
             State::Warn,
             references,
         ),
-        ("cmake", vec!["cmake"], cmake, State::Warn, references),
-        ("ninja", vec!["ninja", "samu"], ninja, State::Warn, references),
+        ("cmake", vec!["cmake"], cmake, State::Warn, builders),
+        ("ninja", vec!["ninja", "samu"], ninja, State::Warn, builders),
     ];
     std::thread::scope(|scope| {
         let threads: Vec<_> = tools
