@@ -21,7 +21,7 @@ const MAX_TOTAL: usize = 40 << 20;
 /// Deepest nesting of types and expressions.
 const MAX_DEPTH: u32 = 96;
 /// What all names of one library may take together.
-const PATIENCE: Duration = Duration::from_millis(600);
+const PATIENCE: Duration = Duration::from_millis(300);
 /// Enough for `MAX_DEPTH` in a build without optimisation.
 const STACK: usize = 16 << 20;
 
