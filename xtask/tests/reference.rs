@@ -40,6 +40,22 @@ done
 "$cxx" -shared -o libllama.so one.o two.o
 "#;
 
+/// In front of every definition: the tree is C and C++ at once.
+const EXTERN_C: &str = "\n#ifdef __cplusplus\nextern \"C\"\n#endif\n";
+
+/// Stands in for g++ on a machine that has only gcc: the tree is valid C too.
+const GXX_FROM_GCC: &str = r#"
+case " $* " in
+  *" -c "*) exec gcc -x c "$@" ;;
+  *) exec gcc "$@" ;;
+esac
+"#;
+
+fn on_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
 /// A checkout with the planted tools in `bin`, a tiny tree in `tree dir`, and a cache of its own.
 struct Planted(tempfile::TempDir);
 
@@ -61,9 +77,12 @@ impl Planted {
         planted.write("tree dir/ggml/include/ggml.h", "");
         planted.write(
             "tree dir/one.cpp",
-            "extern \"C\" { void llama_model_load_from_file() {} void llama_init_from_model() {} }\n",
+            &format!("{EXTERN_C} void llama_model_load_from_file() {{}} {EXTERN_C} void llama_init_from_model() {{}}\n"),
         );
-        planted.write("tree dir/two.cpp", "extern \"C\" { void ggml_init() {} }\n");
+        planted.write("tree dir/two.cpp", &format!("{EXTERN_C} void ggml_init() {{}}\n"));
+        if !on_path("g++") {
+            planted.program("bin/g++", GXX_FROM_GCC);
+        }
         planted
     }
 
@@ -178,7 +197,8 @@ fn a_build_is_made_once_listed_located_and_removed() {
     assert!(stderr.contains("was built before"), "{stderr}");
     assert_eq!(planted.compiled(), "one two ");
     // Another source, or another flag, is another build.
-    planted.write("tree dir/two.cpp", "extern \"C\" { void ggml_init() {} void x() {} }\n");
+    planted
+        .write("tree dir/two.cpp", &format!("{EXTERN_C} void ggml_init() {{}} {EXTERN_C} void x() {{}}\n"));
     assert_eq!(run(planted.build()).0, Some(0));
     let mut portable = planted.build();
     portable.args(["--cpu", "portable"]);
