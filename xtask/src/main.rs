@@ -8,6 +8,7 @@ pub mod clean;
 pub mod cli;
 pub mod ctx;
 pub mod docs;
+pub mod engine;
 pub mod exit;
 pub mod fixtures;
 pub mod lock;

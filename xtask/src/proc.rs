@@ -7,10 +7,13 @@
 //!
 //! Deliberately absent: what the commands mean.
 
+pub mod session;
+
 use crate::ctx::Ctx;
 use crate::exit::{Failure, fail};
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
+use duct::Handle;
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
@@ -79,12 +82,16 @@ impl Command {
     }
 
     fn expression(&self, ctx: &Ctx) -> duct::Expression {
-        let mut expression =
-            duct::cmd(&self.program, &self.args).stdin_null().unchecked().before_spawn(|command| {
-                // A group of its own, so that a signal to the group reaches grandchildren (cargo's rustc).
-                command.process_group(0);
-                Ok(())
-            });
+        self.expression_with_stdin(ctx).stdin_null()
+    }
+
+    /// An expression whose stdin is the caller's to set.
+    fn expression_with_stdin(&self, ctx: &Ctx) -> duct::Expression {
+        let mut expression = duct::cmd(&self.program, &self.args).unchecked().before_spawn(|command| {
+            // A group of its own, so that a signal to the group reaches grandchildren (cargo's rustc).
+            command.process_group(0);
+            Ok(())
+        });
         for (name, value) in self.environment(ctx) {
             expression = expression.env(name, value);
         }

@@ -1,6 +1,7 @@
 //! What the bitforge binaries (`bitnet`, `xtask`, the reference drivers) agree on.
 //!
-//! Types and tables only: exit codes, the registry of environment variables, cache paths, and the selection line.
+//! Types and tables only: exit codes, the registry of environment variables, cache paths, the selection line and the
+//! engine protocol.
 //! Deliberately absent: any behaviour, any dependency on the runtime or on xtask.
 
 #![forbid(unsafe_code)]
@@ -8,4 +9,5 @@
 pub mod env;
 pub mod exit;
 pub mod paths;
+pub mod protocol;
 pub mod selection;

@@ -5,6 +5,7 @@ use std::fmt;
 
 /// The outcome of choosing a kernel set or a device. `detected` is what a probe saw at run time,
 /// never what was compiled.
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     pub requested: String,

@@ -1,0 +1,109 @@
+//! An engine: a process that speaks the engine protocol ([`bitforge_schema::protocol`]), ours or a reference.
+//!
+//! In: a command line. Out: what the engine says it is, and answers to requests. Deliberately absent: a
+//! difference between our binary and the others; what an engine is asked is decided elsewhere.
+
+use crate::ctx::Ctx;
+use crate::exit::fail;
+use crate::proc::Command;
+use crate::proc::session::Session;
+use anyhow::{Context, Result};
+use bitforge_schema::exit::ExitCode;
+use bitforge_schema::protocol::{Hello, KernelCount, PROTOCOL, Request, Response, Tap};
+use std::path::Path;
+use std::time::Duration;
+
+pub struct Engine {
+    pub hello: Hello,
+    session: Session,
+    limit: Duration,
+}
+
+/// The logits and taps of one evaluation; the numbers are in the files the request named.
+#[derive(Debug)]
+pub struct Evaluated {
+    pub positions: usize,
+    pub vocabulary: usize,
+    pub taps: Vec<Tap>,
+    pub kernels: Vec<KernelCount>,
+}
+
+/// The times of one measurement.
+#[derive(Debug)]
+pub struct Measured {
+    pub prompt_ns: u64,
+    pub generate_ns: Vec<u64>,
+    pub kernels: Vec<KernelCount>,
+}
+
+impl Engine {
+    /// Starts `command` (its model is among its arguments) and reads its first line. No answer may take longer
+    /// than `limit`; the process's messages go to the log `name`.
+    pub fn start(ctx: &Ctx, command: &Command, name: &str, limit: Duration) -> Result<Self> {
+        let mut session = Session::start(ctx, command, &ctx.log_file(name)?)?;
+        let line = session.receive(limit)?;
+        let hello: Hello = serde_json::from_str(&line)
+            .with_context(|| format!("`{}` does not speak the engine protocol: {line}", command.line()))?;
+        if hello.protocol != PROTOCOL {
+            return fail(
+                ExitCode::BadInput,
+                format!(
+                    "`{}` speaks version {} of the engine protocol and this xtask {PROTOCOL}; build both from one checkout",
+                    command.line(),
+                    hello.protocol
+                ),
+            );
+        }
+        Ok(Engine { hello, session, limit })
+    }
+
+    pub fn tokenize(&mut self, text: &str) -> Result<Vec<u32>> {
+        match self.ask(&Request::Tokenize { text: text.into() })? {
+            Response::Tokens { tokens } => Ok(tokens),
+            other => self.unexpected(&other),
+        }
+    }
+
+    pub fn evaluate(&mut self, tokens: &[u32], logits: &Path, taps: Option<&Path>) -> Result<Evaluated> {
+        let request = Request::Evaluate {
+            tokens: tokens.to_vec(),
+            logits: logits.into(),
+            taps: taps.map(Path::to_path_buf),
+        };
+        match self.ask(&request)? {
+            Response::Evaluated { positions, vocabulary, taps, kernels } => Ok(Evaluated {
+                positions: positions as usize,
+                vocabulary: vocabulary as usize,
+                taps,
+                kernels,
+            }),
+            other => self.unexpected(&other),
+        }
+    }
+
+    pub fn bench(&mut self, depth: u32, prompt: u32, generate: u32) -> Result<Measured> {
+        match self.ask(&Request::Bench { depth, prompt, generate })? {
+            Response::Measured { prompt_ns, generate_ns, kernels } => {
+                Ok(Measured { prompt_ns, generate_ns, kernels })
+            }
+            other => self.unexpected(&other),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Response> {
+        let line = serde_json::to_string(request).context("serializing a request")?;
+        self.session.send(&line)?;
+        let answer = self.session.receive(self.limit)?;
+        serde_json::from_str(&answer)
+            .with_context(|| format!("{} answered what is not of the protocol: {answer}", self.hello.engine))
+    }
+
+    fn unexpected<T>(&self, response: &Response) -> Result<T> {
+        match response {
+            Response::Error { message } => {
+                fail(ExitCode::BadInput, format!("{}: {message}", self.hello.engine))
+            }
+            other => anyhow::bail!("{} answered another request: {other:?}", self.hello.engine),
+        }
+    }
+}
