@@ -44,6 +44,18 @@ pub enum Command {
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Check the rules of the repository itself.
     Tidy,
+    /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.
+    Report(BugReport),
+}
+
+#[derive(Debug, Args)]
+pub struct BugReport {
+    /// The file to write (default: bitforge-report.zip in the current folder).
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Replace the file where it is there already.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

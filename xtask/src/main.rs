@@ -4,6 +4,7 @@
 //! Deliberately absent: the runtime. xtask starts the `bitnet` binary and reads its JSON, so preflight works
 //! before the runtime compiles.
 
+pub mod bug_report;
 pub mod clean;
 pub mod cli;
 pub mod ctx;
@@ -58,6 +59,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Docs(args) => docs::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
         Command::Tidy => tidy::run(ctx),
+        Command::Report(args) => bug_report::run(ctx, args),
     }
 }
 
