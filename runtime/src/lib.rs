@@ -12,6 +12,8 @@ pub mod generate;
 pub mod gguf;
 pub mod kernels;
 pub mod model;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod quant;
 pub mod sampling;
 pub mod tensor;

@@ -29,6 +29,8 @@ pub enum Command {
     Tokenize(TokenizeArgs),
     /// Write the logits of every position of a token sequence
     Logits(LogitsArgs),
+    /// Answer requests for logits, intermediate results and times, line by line (for cross-validation)
+    Evaluate(EvaluateArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
     /// Measure prompt processing and generation
@@ -43,6 +45,7 @@ impl Command {
             Command::Run(args) => args.json,
             Command::Tokenize(args) => args.json,
             Command::Logits(args) => args.json,
+            Command::Evaluate(_) => false,
             Command::Inspect(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Kernels(args) => args.json,
@@ -260,6 +263,21 @@ pub struct LogitsArgs {
     /// Print a JSON object about the file
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  echo '{\"op\":\"evaluate\",\"tokens\":[1,450],\"logits\":\"logits.f32\",\"taps\":\"taps.f32\"}' | bitnet evaluate -m model.gguf
+
+Each line of stdin is a request, each line of stdout its answer, after one line that says what was loaded.
+The lines are described in tools/schema/src/protocol.rs.")]
+pub struct EvaluateArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Positions of the context window (default: what the model was trained for, 4096 at most)
+    #[arg(long, short, value_name = "N")]
+    pub ctx_size: Option<usize>,
 }
 
 #[derive(Args, Debug)]

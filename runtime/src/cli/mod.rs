@@ -10,6 +10,7 @@ mod args;
 mod bench;
 mod catalog;
 mod ctx;
+mod evaluate;
 mod format;
 mod inspect;
 mod json;
@@ -31,7 +32,12 @@ use ctx::Ctx;
 
 /// Runs the command of this process's arguments.
 pub fn main() -> std::process::ExitCode {
-    let command = Cli::parse().command;
+    run(std::env::args_os())
+}
+
+/// Runs the command of `args`, the program's name first.
+pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
+    let command = Cli::parse_from(args).command;
     let mut ctx = Ctx::new(Env::from_process(), command.format());
     ctx.warn(&ctx.env.unknown_variable_warnings());
     match dispatch(&mut ctx, &command) {
@@ -45,6 +51,7 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Run(args) => run::run(ctx, args),
         Command::Tokenize(args) => tokenize::run(ctx, args),
         Command::Logits(args) => logits::run(ctx, args),
+        Command::Evaluate(args) => evaluate::run(ctx, args),
         Command::Inspect(args) => inspect::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),

@@ -35,6 +35,14 @@ impl Matrix {
         }
     }
 
+    /// Replaces the packed rows by what `change` makes of a copy.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn change_bytes(&mut self, change: impl FnOnce(&mut [u8])) {
+        let mut bytes = self.bytes().to_vec();
+        change(&mut bytes);
+        self.data = Data::Converted(bytes);
+    }
+
     /// Writes row `index` as f32 into `out` [columns].
     pub fn dequantize_row(&self, index: usize, out: &mut [f32]) {
         let row = &self.bytes()[index * self.row_bytes..][..self.row_bytes];

@@ -10,7 +10,7 @@
 //! `quant::encode`, follow the reference). Q8_K has one definition in ggml.
 
 use super::blocks::{BlockQ8_0, BlockQ8_1, BlockQ8K, F16, blocks_mut};
-use super::nearest_int;
+use super::{nearest_int, nearest_int_of_product};
 use crate::tensor::TensorType;
 use half::{bf16, f16};
 
@@ -172,7 +172,7 @@ pub(crate) fn i8_token(x: &[f32], out: &mut [u8]) {
     let (header, quants) = out.split_at_mut(I8_TOKEN_HEADER);
     let mut sum = 0;
     for (v, out) in x.iter().zip(quants) {
-        let q = nearest_int(v * scale).clamp(-128, 127);
+        let q = nearest_int_of_product(*v, scale).clamp(-128, 127);
         sum += q;
         *out = q as i8 as u8;
     }
