@@ -16,6 +16,7 @@ pub mod lock;
 pub mod models;
 pub mod preflight;
 pub mod proc;
+pub mod receipts;
 pub mod reference;
 pub mod report;
 pub mod symbols;

@@ -1,0 +1,6 @@
+//! Receipts of what was done: written by the steps, judged by a stranger.
+//!
+//! [`store`] writes and reads the files. Deliberately absent: any field that says whether the compute was real;
+//! that is derived from what a receipt holds and what can still be checked.
+
+pub mod store;
