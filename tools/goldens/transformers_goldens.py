@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes fixtures/goldens/transformers-b158.{json,f32}: what transformers' BitNetForCausalLM makes of a fixture.
 
-    python3 tools/goldens/transformers_goldens.py fixtures/gguf/ok/bitnet-b158-i2_s.gguf \
+    python3 tools/goldens/transformers_goldens.py fixtures/gguf/ok/bitnet-b158-embedding.gguf \
         --tokens fixtures/goldens/transformers-b158.tokens.json --out fixtures/goldens
 
 In: a GGUF file of architecture bitnet-b1.58 and token ids. Out: the logits of every position, f32 [positions,
@@ -47,7 +47,7 @@ def build(file):
         max_position_embeddings=get("context_length"),
         rms_norm_eps=get("attention.layer_norm_rms_epsilon"),
         rope_parameters={"rope_type": "default", "rope_theta": get("rope.freq_base")},
-        tie_word_embeddings=True,
+        tie_word_embeddings="output.weight" not in file.tensors,
         bos_token_id=None,
         eos_token_id=None,
         attn_implementation="eager",
@@ -56,7 +56,8 @@ def build(file):
     tensor = lambda rows: torch.tensor(rows, dtype=torch.float32)
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(tensor(file.rows("token_embd.weight")))
-        model.tie_weights()
+        if not config.tie_word_embeddings:
+            model.lm_head.weight.copy_(tensor(file.rows("output.weight")))
         model.model.norm.weight.copy_(tensor(file.vector("output_norm.weight")))
         for index, layer in enumerate(model.model.layers):
             for module, name in NORMS.items():
@@ -89,7 +90,7 @@ def main():
         "engine": "transformers",
         "version": f"transformers {transformers.__version__}, torch {torch.__version__}",
         "system": "BitNetForCausalLM, AutoBitLinear offline, float32, CPU, eager attention",
-        "command": "python3 tools/goldens/transformers_goldens.py fixtures/gguf/ok/bitnet-b158-i2_s.gguf"
+        "command": "python3 tools/goldens/transformers_goldens.py fixtures/gguf/ok/bitnet-b158-embedding.gguf"
         " --tokens fixtures/goldens/transformers-b158.tokens.json --out fixtures/goldens",
         "model": {
             "architecture": file.metadata["general.architecture"],

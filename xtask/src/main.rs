@@ -4,6 +4,7 @@
 //! Deliberately absent: the runtime. xtask starts the `bitnet` binary and reads its JSON, so preflight works
 //! before the runtime compiles.
 
+pub mod binary;
 pub mod bug_report;
 pub mod clean;
 pub mod cli;

@@ -4,6 +4,7 @@
 //! and the selection line. Without network it runs a committed fixture with random weights and says so.
 //! Deliberately absent: any link to the runtime; the binary is started and its JSON is read.
 
+use crate::binary;
 use crate::cli::{self, ModelArg};
 use crate::ctx::Ctx;
 use crate::exit::{Failure, code_of, fail, message_of};
@@ -75,7 +76,8 @@ pub fn run(ctx: &Ctx, args: &cli::Up) -> Result<ExitCode> {
             checks.checks.len() - checks.ok
         ),
     );
-    let binary = build(ctx)?;
+    let binary = binary::release(ctx)?;
+    done(ctx, &format!("build: {}", binary.display()));
     let (model, path, kind) = choose_model(ctx, args.model.as_deref())?;
     let run = generate(ctx, &binary, &path, args)?;
     let report = Report { model, path, kind, prompt: args.prompt.clone(), run };
@@ -90,32 +92,6 @@ pub fn run(ctx: &Ctx, args: &cli::Up) -> Result<ExitCode> {
 
 fn done(ctx: &Ctx, text: &str) {
     ctx.out.line(format!("{} {text}", ctx.out.mark(State::Ok)));
-}
-
-/// Builds `bitnet` in release mode and returns where cargo put it.
-fn build(ctx: &Ctx) -> Result<PathBuf> {
-    let command = ctx
-        .cargo(["build", "--release", "--locked", "-p", "bitnet-runtime", "--bin", "bitnet"])?
-        .args(["--message-format", "json-render-diagnostics"]);
-    let mut progress = ctx.out.progress("building bitnet (release)");
-    let finished = proc::run(ctx, &command, Stdout::Capture, &ctx.log_file("up-build")?, |line| {
-        progress.message(line);
-    })?;
-    drop(progress);
-    let finished = finished.must_succeed(ExitCode::Toolchain)?;
-    let binary = executable(&finished.stdout, "bitnet").context("cargo named no bitnet executable")?;
-    done(ctx, &format!("build: {} ({:.1} s)", binary.display(), finished.seconds));
-    Ok(binary)
-}
-
-/// The executable of the target `name` among cargo's JSON messages.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
-    cargo_metadata::Message::parse_stream(messages.as_bytes()).flatten().find_map(|message| match message {
-        cargo_metadata::Message::CompilerArtifact(artifact) if artifact.target.name == name => {
-            artifact.executable.map(|path| path.into_std_path_buf())
-        }
-        _ => None,
-    })
 }
 
 /// The model that was asked for; the default one gives way to a fixture where there is no network.
@@ -241,18 +217,6 @@ mod tests {
     fn random_weights_are_named_as_such() {
         let text = render(&report(Kind::RandomWeightFixture));
         assert!(text.contains("(random weights: the text means nothing)"), "{text}");
-    }
-
-    #[test]
-    fn cargo_says_where_the_binary_is() {
-        let messages = concat!(
-            r#"{"reason":"build-script-executed","package_id":"a 0.1.0","linked_libs":[],"linked_paths":[],"cfgs":[],"env":[],"out_dir":"o"}"#,
-            "\n",
-            r#"{"reason":"compiler-artifact","package_id":"bitnet-runtime 0.1.0","manifest_path":"m","target":{"kind":["bin"],"crate_types":["bin"],"name":"bitnet","src_path":"s","edition":"2024","doc":true,"doctest":false,"test":true},"profile":{"opt_level":"3","debuginfo":1,"debug_assertions":false,"overflow_checks":false,"test":false},"features":[],"filenames":["t/bitnet"],"executable":"t/bitnet","fresh":true}"#,
-            "\n"
-        );
-        assert_eq!(executable(messages, "bitnet"), Some("t/bitnet".into()));
-        assert_eq!(executable(messages, "other"), None);
     }
 
     #[test]
