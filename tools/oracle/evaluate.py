@@ -48,13 +48,22 @@ def answer(model, request):
             taps.append({"point": point, "layer": layer, "width": value.shape[1], "offset": offset})
             values.append(value.astype("<f4"))
 
-    logits = model.forward(request["tokens"], tap)
+    logits = model.forward(request["tokens"], tap, read(request.get("given"), len(request["tokens"])))
     logits.astype("<f4").tofile(request["logits"])
     if request.get("taps"):
         with open(request["taps"], "wb") as file:
             for value in values:
                 value.tofile(file)
     return {"result": "evaluated", "positions": len(logits), "vocabulary": logits.shape[1], "taps": taps}
+
+
+def read(given, positions):
+    """Another engine's taps by (point, layer)."""
+    if not given:
+        return {}
+    data = np.fromfile(given["path"], "<f4").astype(np.float64)
+    rows = lambda tap: data[tap["offset"] // 4 :][: positions * tap["width"]].reshape(positions, -1)
+    return {(tap["point"], tap["layer"]): rows(tap) for tap in given["taps"]}
 
 
 if __name__ == "__main__":

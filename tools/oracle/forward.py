@@ -161,20 +161,24 @@ class Model:
             out[:, head] = half(weights) @ v[:, group]
         return out.reshape(positions, -1)
 
-    def forward(self, tokens, tap=lambda point, layer, value: None):
-        """Logits of every position; `tap(point, layer, value)` sees every intermediate result in order."""
+    def forward(self, tokens, tap=lambda point, layer, value: None, given={}):
+        """Logits of every position; `tap(point, layer, value)` sees every intermediate result in order.
+
+        `given` maps (point, layer) to another engine's value, with which the computation goes on.
+        """
         for token in tokens:
             if not 0 <= token < self.vocabulary:
                 raise ValueError(f"token {token} is outside the vocabulary of {self.vocabulary}")
         positions = len(tokens)
         x = np.concatenate([self.file.rows("token_embd.weight", token, 1) for token in tokens])
         tap("embedding", None, x)
+        x = given.get(("embedding", None), x)
         for layer in range(self.layers):
             name = f"blk.{layer}."
 
             def keep(point, value):
                 tap(point, layer, value.reshape(positions, -1))
-                return value
+                return given.get((point, layer), value).reshape(value.shape)
 
             n = keep("attn-norm", self.norm(x, name + "attn_norm.weight"))
             project = lambda part, heads: self.linear(n, name + part).reshape(positions, heads, self.head_dim)
@@ -195,6 +199,7 @@ class Model:
             x = keep("layer-output", x + keep("ffn-output", self.linear(f, name + "ffn_down")))
         x = self.norm(x, "output_norm.weight")
         tap("final-norm", None, x)
+        x = given.get(("final-norm", None), x)
         # In parts: the head of a large vocabulary is gigabytes in float64.
         parts = range(0, self.vocabulary, 8192)
         rows = lambda first: self.file.packed(self.head, first, min(8192, self.vocabulary - first))

@@ -86,7 +86,13 @@ fn answer(
                 Err(Error::usage(format!("this model's tokenizer cannot be used: {error}"), "send token ids"))
             }
         },
-        Request::Evaluate { tokens, logits, taps } => evaluate(engine, tokens, logits, taps.as_deref()),
+        Request::Evaluate { given: Some(_), .. } => Err(Error::usage(
+            "this engine computes from its own intermediate results",
+            "send `given` to the oracle (tools/oracle/evaluate.py)",
+        )),
+        Request::Evaluate { tokens, logits, taps, given: None } => {
+            evaluate(engine, tokens, logits, taps.as_deref())
+        }
         Request::Bench { depth, prompt, generate } => bench(engine, *depth, *prompt, *generate),
     }
 }

@@ -95,7 +95,8 @@ fn answer(session: &mut Session, mode: Mode, request: Request) -> Result<Respons
             let tokens = session.tokenize(&text)?;
             Ok(Response::Tokens { tokens: tokens.into_iter().map(i32::cast_unsigned).collect() })
         }
-        Request::Evaluate { tokens, logits, taps } => {
+        Request::Evaluate { tokens, logits, taps, given } => {
+            anyhow::ensure!(given.is_none(), "a reference computes from its own intermediate results");
             anyhow::ensure!(taps.is_none() || mode == Mode::Plain, "taps need `--mode plain`");
             evaluate(session, &tokens, &logits, taps.as_deref())
         }
