@@ -42,6 +42,8 @@ pub enum Command {
     Docs(Check),
     /// What a library is, what it exports and needs, and what it is able to do.
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
+    /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
+    Crossval(crate::crossval::CrossvalArgs),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.

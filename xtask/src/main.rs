@@ -8,6 +8,7 @@ pub mod binary;
 pub mod bug_report;
 pub mod clean;
 pub mod cli;
+pub mod crossval;
 pub mod ctx;
 pub mod docs;
 pub mod engine;
@@ -60,6 +61,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
+        Command::Crossval(args) => crossval::run(ctx, args),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }

@@ -3,4 +3,5 @@
 //! [`store`] writes and reads the files. Deliberately absent: any field that says whether the compute was real;
 //! that is derived from what a receipt holds and what can still be checked.
 
+pub mod machine;
 pub mod store;

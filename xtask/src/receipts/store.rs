@@ -21,6 +21,11 @@ pub fn folder(ctx: &Ctx) -> Result<PathBuf> {
     Ok(ctx.target_dir()?.join("receipts"))
 }
 
+/// The file of the receipt of `kind`.
+pub fn path(ctx: &Ctx, kind: &str) -> Result<PathBuf> {
+    Ok(folder(ctx)?.join(format!("{kind}.json")))
+}
+
 /// Writes `KIND.json` into [`folder`], now, with the digests of `parents`, and returns its path.
 ///
 /// # Errors
@@ -35,8 +40,14 @@ pub fn write(ctx: &Ctx, body: Body, parents: &[PathBuf]) -> Result<PathBuf> {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
     let receipt = Receipt { version: VERSION, created_unix: created.as_secs(), parents: by_kind, body };
     let dir = folder(ctx)?;
+    let path = path(ctx, receipt.body.kind())?;
+    // What says the same stays as it is, so that the receipts that build on it hold.
+    if let Ok(old) = read(&path)
+        && (&old.parents, &old.body) == (&receipt.parents, &receipt.body)
+    {
+        return Ok(path);
+    }
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let path = dir.join(format!("{}.json", receipt.body.kind()));
     write_to(&path, &receipt)?;
     Ok(path)
 }
