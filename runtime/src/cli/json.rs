@@ -2,6 +2,7 @@
 
 use crate::generate::FinishReason;
 use crate::sampling::SamplingParams;
+use bitforge_receipt_schema::run::TokenizerAuthority;
 use bitforge_schema::selection::Selection;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -146,6 +147,12 @@ pub struct TokenizerSummary {
     pub adds_bos: bool,
     pub end_of_generation: Vec<u32>,
     pub has_chat_template: bool,
+    /// Keys that the file lacks and whose values were inferred.
+    pub inferred: Vec<&'static str>,
+    /// As in receipts.
+    pub authority: TokenizerAuthority,
+    /// Over every `tokenizer.*` entry of the file, as in receipts.
+    pub sha256: String,
 }
 
 #[derive(Serialize)]
