@@ -25,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Generate text
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Write the logits of every position of a token sequence

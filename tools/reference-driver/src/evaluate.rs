@@ -131,8 +131,7 @@ fn evaluate(session: &mut Session, tokens: &[u32], path: &Path, taps: Option<&Pa
 }
 
 fn bench(session: &mut Session, depth: u32, prompt: u32, generate: u32) -> Result<Response> {
-    let total =
-        depth.checked_add(prompt).and_then(|sum| sum.checked_add(generate)).context("too many tokens")?;
+    let total = depth.checked_add(prompt).and_then(|sum| sum.checked_add(generate)).context("too many tokens")?;
     let vocabulary = u32::try_from(session.vocabulary).context("the vocabulary size")?;
     // Arbitrary and spread over the vocabulary, so that rows of the embedding are not all in the cache.
     let id = |at: u32| (u64::from(at) * 7919 % u64::from(vocabulary)) as u32;

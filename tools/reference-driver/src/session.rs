@@ -133,12 +133,7 @@ impl Session {
 
     /// Evaluates one token at the next position, showing its tensors to `observer`; `logits` takes
     /// [`Session::vocabulary`] values.
-    pub fn step(
-        &mut self,
-        token: u32,
-        logits: &mut [f32],
-        observer: Option<&mut dyn Observer>,
-    ) -> Result<()> {
+    pub fn step(&mut self, token: u32, logits: &mut [f32], observer: Option<&mut dyn Observer>) -> Result<()> {
         assert_eq!(logits.len(), self.vocabulary);
         let mut tokens = self.ids(&[token])?;
         let mut observer = observer;
@@ -168,8 +163,9 @@ impl Session {
         for ids in ids.chunks_mut(batch as usize) {
             let count = i32::try_from(ids.len()).context("too many tokens")?;
             // SAFETY: `ids` holds `count` tokens, no logits are asked for, the session is borrowed mutably.
-            let status =
-                unsafe { reference_decode(self.raw.as_ptr(), ids.as_mut_ptr(), count, std::ptr::null_mut()) };
+            let status = unsafe {
+                reference_decode(self.raw.as_ptr(), ids.as_mut_ptr(), count, std::ptr::null_mut())
+            };
             if status != 0 {
                 bail!("evaluating {count} tokens failed with {status}: {}", messages());
             }
@@ -219,8 +215,9 @@ unsafe extern "C" fn observe(
     count: i64,
 ) -> i32 {
     // SAFETY: promised by the caller.
-    let (observer, name, op) =
-        unsafe { (&mut *user.cast::<&mut dyn Observer>(), CStr::from_ptr(name), CStr::from_ptr(op)) };
+    let (observer, name, op) = unsafe {
+        (&mut *user.cast::<&mut dyn Observer>(), CStr::from_ptr(name), CStr::from_ptr(op))
+    };
     let (name, op) = (name.to_string_lossy(), op.to_string_lossy());
     if data.is_null() {
         return observer.wants(&name, &op).into();

@@ -101,20 +101,8 @@ fn point(name: &str, op: &str) -> Option<Key> {
     let rope = op == "ROPE";
     let point = match name {
         "attn_norm" => TapPoint::AttnNorm,
-        "Qcur" => {
-            if rope {
-                TapPoint::QueryRope
-            } else {
-                TapPoint::Query
-            }
-        }
-        "Kcur" => {
-            if rope {
-                TapPoint::KeyRope
-            } else {
-                TapPoint::Key
-            }
-        }
+        "Qcur" => if rope { TapPoint::QueryRope } else { TapPoint::Query },
+        "Kcur" => if rope { TapPoint::KeyRope } else { TapPoint::Key },
         "Vcur" => TapPoint::Value,
         "kqv_merged_cont" | "kqv_out" => TapPoint::Attention,
         "attn_sub_norm" => TapPoint::AttnSubNorm,
