@@ -323,13 +323,20 @@ pub struct BenchArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  bitnet kernels --kernels scalar --json")]
+#[command(after_help = "\
+Examples:
+  bitnet kernels --kernels scalar --json
+  bitnet kernels --replay fixture.json")]
 pub struct KernelsArgs {
     /// Select as if this had been given to `run`
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
+    /// Instead, compute one row of a matrix product from this file with every kernel that this CPU runs; exit code 9
+    /// where they differ in a bit
+    #[arg(long, value_name = "FILE", conflicts_with = "kernels")]
+    pub replay: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

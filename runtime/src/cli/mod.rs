@@ -21,6 +21,7 @@ mod output_file;
 mod progress;
 mod prompt;
 mod receipt;
+mod replay;
 mod run;
 mod settings;
 mod summary;

@@ -25,6 +25,15 @@ pub enum ActivationQuant {
     Block256,
 }
 
+impl From<ActivationMode> for ActivationQuant {
+    fn from(mode: ActivationMode) -> Self {
+        match mode {
+            ActivationMode::Token => ActivationQuant::Token,
+            ActivationMode::Block256 => ActivationQuant::Block256,
+        }
+    }
+}
+
 impl From<ActivationQuant> for ActivationMode {
     fn from(quant: ActivationQuant) -> Self {
         match quant {

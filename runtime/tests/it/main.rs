@@ -9,5 +9,6 @@ mod interrupt;
 mod logits;
 mod receipt;
 mod reference;
+mod replay;
 mod snapshots;
 mod support;
