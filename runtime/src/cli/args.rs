@@ -15,7 +15,8 @@ Examples:
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
 
-Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 8 limit reached, 130 interrupted.")]
+Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 7 refused in strict
+mode, 8 limit reached, 9 kernels differ, 130 interrupted.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -24,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Generate text
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Write the logits of every position of a token sequence
@@ -134,7 +135,7 @@ pub enum I2sLayoutArg {
     Row4,
 }
 
-/// A prompt from the command line or a file.
+/// A prompt from the command line or a file, as text or as token ids.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub struct PromptArgs {
@@ -144,6 +145,9 @@ pub struct PromptArgs {
     /// Take the text from a file (one newline at its end is dropped)
     #[arg(long, short = 'f', value_name = "FILE")]
     pub prompt_file: Option<PathBuf>,
+    /// Take exactly these token ids; no BOS is added
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "chat")]
+    pub prompt_tokens: Option<Vec<u32>>,
 }
 
 #[derive(Args, Debug)]
@@ -197,6 +201,7 @@ Examples:
   bitnet run -m smollm2-135m -p 'Once upon a time' -n 64
   bitnet run -m smollm2-135m --chat -p 'Name three rivers' --temperature 0 --json
   bitnet run -m model.gguf -f prompt.txt --stop '\\n\\n' --seed 7 --top-k 0 --top-p 0.9
+  bitnet run -m model.gguf --prompt-tokens 1,450,7483 --temperature 0 --receipt run.json
 
 Text goes to stdout as it is made; everything else to stderr. In --stop, \\n, \\t and \\\\ are understood.")]
 pub struct RunArgs {
@@ -227,6 +232,9 @@ pub struct RunArgs {
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub json: bool,
+    /// Write a receipt of this run: digests, settings, tokens, and what the kernels counted
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }
@@ -315,13 +323,20 @@ pub struct BenchArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  bitnet kernels --kernels scalar --json")]
+#[command(after_help = "\
+Examples:
+  bitnet kernels --kernels scalar --json
+  bitnet kernels --replay fixture.json")]
 pub struct KernelsArgs {
     /// Select as if this had been given to `run`
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
+    /// Instead, compute one row of a matrix product from this file with every kernel that this CPU runs; exit code 9
+    /// where they differ in a bit
+    #[arg(long, value_name = "FILE", conflicts_with = "kernels")]
+    pub replay: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -10,14 +10,12 @@ use super::settings;
 use crate::engine::Engine;
 use crate::engine::taps::{TapSink, Tapped};
 use crate::generate::load_tokenizer;
+use crate::gguf::Gguf;
 use crate::model::Layer;
-use crate::quant::activation::ActivationQuant;
 use crate::sampling::rng::SplitMix64;
 use crate::tokenizer::{Bos, SpecialTokens, Tokenizer};
 use crate::{Error, Result};
-use bitforge_schema::protocol::{
-    ActivationMode, Hello, ModelShape, PROTOCOL, Request, Response, Tap, TapPoint,
-};
+use bitforge_schema::protocol::{Hello, ModelShape, PROTOCOL, Request, Response, Tap, TapPoint};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufWriter, Write};
@@ -28,7 +26,7 @@ use std::time::Instant;
 pub fn run(ctx: &mut Ctx, args: &EvaluateArgs) -> Result<()> {
     // A file without a usable tokenizer can still be evaluated: tokenizing is what fails then.
     let (tokenizer, mut engine) =
-        settings::load(ctx, &args.engine, args.ctx_size, |gguf| Ok(load_tokenizer(gguf)))?;
+        settings::load(ctx, &args.engine, args.ctx_size, |gguf| Ok(tokenizer(ctx, gguf)))?;
     ctx.note(engine.selection());
     line(ctx, &hello(&engine))?;
     for request in std::io::stdin().lock().lines() {
@@ -41,6 +39,13 @@ pub fn run(ctx: &mut Ctx, args: &EvaluateArgs) -> Result<()> {
     Ok(())
 }
 
+/// What a strict run must not do with a text is refused when a text comes.
+fn tokenizer(ctx: &Ctx, gguf: &Gguf) -> Result<Tokenizer> {
+    let (tokenizer, warnings) = load_tokenizer(gguf)?;
+    ctx.fall_back(&warnings)?;
+    Ok(tokenizer)
+}
+
 fn line(ctx: &Ctx, value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string(value).expect("keys are strings and no Serialize of ours fails");
     ctx.print(&(text + "\n"))
@@ -49,10 +54,6 @@ fn line(ctx: &Ctx, value: &impl serde::Serialize) -> Result<()> {
 fn hello(engine: &Engine) -> Hello {
     let config = &engine.model().config;
     let ternary = |layer: &Layer| layer.down.matrix.ty.is_ternary();
-    let mode = match engine.activation_quant() {
-        ActivationQuant::Token => ActivationMode::Token,
-        ActivationQuant::Block256 => ActivationMode::Block256,
-    };
     Hello {
         protocol: PROTOCOL,
         engine: "bitforge".into(),
@@ -65,20 +66,21 @@ fn hello(engine: &Engine) -> Hello {
             hidden: config.hidden as u32,
             vocabulary: engine.vocab_size() as u32,
         },
-        activation_quant: engine.model().layers.iter().any(ternary).then_some(mode),
+        activation_quant: engine
+            .model()
+            .layers
+            .iter()
+            .any(ternary)
+            .then_some(engine.activation_quant().into()),
     }
 }
 
-fn answer(
-    engine: &mut Engine,
-    tokenizer: &Result<(Tokenizer, Vec<String>)>,
-    request: &Request,
-) -> Result<Response> {
+fn answer(engine: &mut Engine, tokenizer: &Result<Tokenizer>, request: &Request) -> Result<Response> {
     engine.reset();
     engine.reset_kernel_counts();
     match request {
         Request::Tokenize { text } => match tokenizer {
-            Ok((tokenizer, _)) => {
+            Ok(tokenizer) => {
                 let tokens = tokenizer.encode(text, SpecialTokens::Parse, Bos::AsFileAsks)?;
                 Ok(Response::Tokens { tokens })
             }

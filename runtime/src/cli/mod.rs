@@ -10,14 +10,18 @@ mod args;
 mod bench;
 mod catalog;
 mod ctx;
+mod digest;
 mod evaluate;
 mod format;
 mod inspect;
 mod json;
 mod kernels;
 mod logits;
+mod output_file;
 mod progress;
 mod prompt;
+mod receipt;
+mod replay;
 mod run;
 mod settings;
 mod summary;
@@ -39,7 +43,6 @@ pub fn main() -> std::process::ExitCode {
 pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
     let command = Cli::parse_from(args).command;
     let mut ctx = Ctx::new(Env::from_process(), command.format());
-    ctx.warn(&ctx.env.unknown_variable_warnings());
     match dispatch(&mut ctx, &command) {
         Ok(()) => ExitCode::Ok.into(),
         Err(error) => report(&mut ctx, &error).into(),
@@ -47,6 +50,8 @@ pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::
 }
 
 fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
+    ctx.strict = settings::strict(&ctx.env)?;
+    ctx.fall_back(&ctx.env.unknown_variable_warnings())?;
     match command {
         Command::Run(args) => run::run(ctx, args),
         Command::Tokenize(args) => tokenize::run(ctx, args),

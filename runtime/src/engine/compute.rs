@@ -3,7 +3,7 @@
 //! In: rows of f32. Out: rows of f32. Packed activations and side-by-side results live in [`Scratch`].
 
 use super::counters::{Counters, ThreadCounts, number};
-use crate::kernels::{KernelSet, MatmulKernel, Tile};
+use crate::kernels::{KernelSet, Tile};
 use crate::model::{Linear, Matrix};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::tensor::TensorType;
@@ -117,7 +117,7 @@ impl Compute<'_> {
                 done: 0,
             };
             // SAFETY: the kernel set was selected for this CPU.
-            unsafe { run(kernel, &mut tile) };
+            unsafe { kernel.call(&mut tile) };
             counts.add(number, tile.done, weights.len());
         };
         let started = Instant::now();
@@ -154,20 +154,6 @@ impl Compute<'_> {
             });
         }
     }
-}
-
-/// # Safety
-/// The CPU must have the features of the kernel's level.
-#[inline(always)]
-unsafe fn run(kernel: &MatmulKernel, tile: &mut Tile<'_>) {
-    #[cfg(feature = "planted-bugs")]
-    if crate::planted::skips_kernels() {
-        return;
-    }
-    // SAFETY: passed on to the caller.
-    unsafe { (kernel.run)(tile) };
-    #[cfg(feature = "planted-bugs")]
-    crate::planted::after_kernel(kernel.level, tile);
 }
 
 /// Rows of a matrix that one thread takes at a time: enough chunks to balance, few enough to be cheap.

@@ -82,11 +82,7 @@ impl Buffers {
 
 /// Refuses models for which some matrix has no kernel or does not fit its activation blocks.
 pub(super) fn check_runnable(model: &Model, path: &Path, mode: ActivationQuant) -> Result<()> {
-    let linears = model.layers.iter().flat_map(|layer| {
-        [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
-            .map(|linear| &linear.matrix)
-    });
-    for matrix in linears.chain([model.head()]) {
+    for matrix in model.matrices() {
         let activation = ActivationType::for_weight(matrix.ty, mode);
         if activation == ActivationType::Q8K && !matrix.columns.is_multiple_of(256) {
             return Err(Error::unsupported(

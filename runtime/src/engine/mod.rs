@@ -12,11 +12,11 @@ mod rope;
 pub mod taps;
 
 use crate::gguf::{Gguf, Mapping};
-use crate::kernels::KernelSet;
 use crate::kernels::select::KernelRequest;
-use crate::model::Model;
+use crate::kernels::{KernelSet, MatmulKernel};
+use crate::model::{Matrix, Model};
 use crate::quant::I2sLayout;
-use crate::quant::activation::ActivationQuant;
+use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
 use crate::{Error, Result};
 use bitforge_schema::protocol::KernelCount;
@@ -140,6 +140,12 @@ impl Engine {
 
     pub fn selection(&self) -> &Selection {
         &self.kernels.selection
+    }
+
+    /// The kernel that `matrix` is multiplied with.
+    pub fn kernel_for(&self, matrix: &Matrix) -> &'static MatmulKernel {
+        let activation = ActivationType::for_weight(matrix.ty, self.activation_quant);
+        self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair")
     }
 
     pub fn activation_quant(&self) -> ActivationQuant {

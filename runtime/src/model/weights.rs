@@ -73,6 +73,11 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The seven matrices, in the order of evaluation.
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
     pub(super) fn read(reader: &mut Reader<'_>, config: &ModelConfig, index: usize) -> Result<Self> {
         let name = |suffix: &str| format!("blk.{index}.{suffix}");
         let (hidden, ffn, query) = (config.hidden, config.feed_forward, config.query_dim());

@@ -46,6 +46,12 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "never touch the network: steps that would need it say so and fall back or fail",
     },
     Variable {
+        name: "BITNET_STRICT_MODE",
+        read_by: "bitnet",
+        value: "1 (0 is as unset)",
+        meaning: "fail with exit code 7 where something would be substituted with a warning: unknown BITNET_ variables, parts of the tokenizer that the file lacks, a kernel below the forced set",
+    },
+    Variable {
         name: "BITNET_THREADS",
         read_by: "bitnet",
         value: "1 or more",
