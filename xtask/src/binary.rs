@@ -15,10 +15,22 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// The release build of `bitnet`.
+/// The release build of `bitnet`, built once per process; `BITNET_BINARY` names one to take instead.
 pub fn release(ctx: &Ctx) -> Result<PathBuf> {
-    build(ctx, "bitnet-runtime", "bitnet", &[])
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = BUILT.get() {
+        return Ok(path.clone());
+    }
+    let path = match ctx.env.get("BITNET_BINARY") {
+        Some(path) if Path::new(path).is_file() => path.into(),
+        Some(path) => {
+            return fail(ExitCode::NotFound, format!("BITNET_BINARY is {path}, which is not a file"));
+        }
+        None => build(ctx, "bitnet-runtime", "bitnet", &[])?,
+    };
+    Ok(BUILT.get_or_init(|| path).clone())
 }
 
 /// A reference driver, and what identifies the reference it is linked to.

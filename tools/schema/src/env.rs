@@ -16,6 +16,12 @@ pub struct Variable {
 /// Every variable bitforge reads, sorted by name.
 pub const VARIABLES: &[Variable] = &[
     Variable {
+        name: "BITNET_BINARY",
+        read_by: "xtask",
+        value: "a file",
+        meaning: "the bitnet binary to validate, measure and run instead of building one",
+    },
+    Variable {
         name: "BITNET_CACHE_DIR",
         read_by: "bitnet, xtask",
         value: "a directory",

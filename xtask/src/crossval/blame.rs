@@ -83,6 +83,16 @@ pub fn first_beyond(operations: &[Operation], limit: f64) -> Option<&Operation> 
     operations.iter().find(|operation| operation.max_relative_l2 > limit)
 }
 
+/// The last operation before `operation` in its layer that the other engine has and ours lacks.
+pub fn missing_before(ours: &Taps, other: &Taps, operation: &Operation) -> Option<TapPoint> {
+    let of_layer = |taps: &Taps| {
+        let table = taps.table.iter().filter(|tap| tap.layer == operation.layer);
+        table.map(|tap| tap.point).collect::<Vec<_>>()
+    };
+    let ours = of_layer(ours);
+    of_layer(other).into_iter().filter(|point| *point < operation.point && !ours.contains(point)).max()
+}
+
 /// What the operation is, in words.
 pub const fn title(point: TapPoint) -> &'static str {
     match point {
@@ -155,6 +165,21 @@ pub struct Blame {
 }
 
 impl Blame {
+    /// `missing` (see [`missing_before`]) takes the blame from the operation that follows it.
+    pub fn with_missing(operation: &Operation, missing: Option<TapPoint>) -> Self {
+        let blame = Self::of(operation);
+        match missing {
+            Some(point) => Blame {
+                point,
+                operation: title(point),
+                tensor: tensor(point, operation.layer),
+                hint: Some("ours has no such operation".into()),
+                ..blame
+            },
+            None => blame,
+        }
+    }
+
     pub fn of(operation: &Operation) -> Self {
         let hint = match operation.ratio {
             Some(ratio) if (ratio - 1.0).abs() > 0.01 => Some(format!(

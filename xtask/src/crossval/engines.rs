@@ -74,7 +74,7 @@ pub fn other(ctx: &Ctx, against: &Against) -> Result<EngineCommand> {
                 .args([root.join(GOLDEN)]);
             Ok(EngineCommand { command, identity })
         }
-        Against::Command(line) => custom(line),
+        Against::Command(line) | Against::TrustedCommand(line) => custom(line),
     }
 }
 

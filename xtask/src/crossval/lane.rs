@@ -125,6 +125,7 @@ impl Comparison<'_> {
             Against::Transformers => {
                 "stored logits of its own class; judged by its agreement with the oracle's".into()
             }
+            Against::TrustedCommand(_) => "believed because the command line says so".into(),
             _ => match self.judge(&other_command, model)? {
                 Judged::Believed(how) => how,
                 Judged::NotBelieved(why) => {
@@ -297,7 +298,8 @@ impl Comparison<'_> {
         judge: &Taps,
         ours: &Run,
     ) -> Result<Blame> {
-        let mut blame = Blame::of(operation);
+        let missing = blame::missing_before(&ours.taps, judge, operation);
+        let mut blame = Blame::with_missing(operation, missing);
         let scalar = subject.clone().with(&["--kernels", "scalar"]);
         let mut engine = self.start(&scalar, model, "scalar")?;
         let run = self.evaluate(&mut engine, tokens, "scalar", None)?;

@@ -35,7 +35,8 @@ pub struct CrossvalArgs {
     /// A name of the catalog or a GGUF file (default: the standard set of tools/crossval.toml)
     #[arg(long)]
     pub model: Option<String>,
-    /// llama, bitnet, oracle, transformers or command:CMD (default: what can judge the model)
+    /// llama, bitnet, oracle, transformers, command:CMD (judged first) or trusted-command:CMD (default: what can
+    /// judge the model)
     #[arg(long, value_delimiter = ',', requires = "model")]
     pub against: Vec<Against>,
     /// Positions to compare
@@ -64,6 +65,8 @@ pub enum Against {
     Transformers,
     /// A command line that speaks the engine protocol.
     Command(String),
+    /// The same, believed without being judged: for debugging one build of ours against another.
+    TrustedCommand(String),
 }
 
 impl Against {
@@ -74,6 +77,7 @@ impl Against {
             Against::Oracle => "oracle",
             Against::Transformers => "transformers",
             Against::Command(_) => "command",
+            Against::TrustedCommand(_) => "trusted-command",
         }
     }
 }
@@ -87,9 +91,10 @@ impl std::str::FromStr for Against {
             "bitnet" => Against::Bitnet,
             "oracle" => Against::Oracle,
             "transformers" => Against::Transformers,
-            _ => match text.strip_prefix("command:") {
-                Some(command) => Against::Command(command.into()),
-                None => return Err("give llama, bitnet, oracle, transformers or command:CMD".into()),
+            _ => match text.split_once(':') {
+                Some(("command", line)) => Against::Command(line.into()),
+                Some(("trusted-command", line)) => Against::TrustedCommand(line.into()),
+                _ => return Err("give llama, bitnet, oracle, transformers or command:CMD".into()),
             },
         })
     }
@@ -106,7 +111,8 @@ impl TryFrom<String> for Against {
 impl From<Against> for String {
     fn from(against: Against) -> Self {
         match against {
-            Against::Command(command) => format!("command:{command}"),
+            Against::Command(line) => format!("command:{line}"),
+            Against::TrustedCommand(line) => format!("trusted-command:{line}"),
             named => named.name().into(),
         }
     }
