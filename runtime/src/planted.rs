@@ -92,7 +92,7 @@ fn map_codes(matrix: &mut Matrix) {
     let (ty, row_bytes) = (matrix.ty, matrix.row_bytes);
     let turn = |byte: &mut u8| {
         let code = |shift: u32| (*byte >> shift & 3) as u32;
-        *byte = [0, 2, 4, 6].into_iter().fold(0, |out, shift| out | ((code(shift) + 2) % 3 << shift) as u8);
+        *byte = [0, 2, 4, 6].into_iter().fold(0, |out, shift| out | (((code(shift) + 2) % 3) << shift) as u8);
     };
     matrix.change_bytes(|bytes| match ty {
         TensorType::I2S => bytes.iter_mut().for_each(turn),
