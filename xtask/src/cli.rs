@@ -44,6 +44,12 @@ pub enum Command {
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
     Crossval(crate::crossval::CrossvalArgs),
+    /// Judge what a step wrote about itself.
+    #[command(subcommand)]
+    Receipt(crate::receipts::verify::ReceiptCommand),
+    /// Which kernels this machine gets, and why.
+    #[command(subcommand)]
+    Kernels(crate::kernels::KernelsCommand),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.

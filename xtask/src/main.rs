@@ -14,6 +14,7 @@ pub mod docs;
 pub mod engine;
 pub mod exit;
 pub mod fixtures;
+pub mod kernels;
 pub mod lock;
 pub mod models;
 pub mod preflight;
@@ -62,6 +63,8 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Docs(args) => docs::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
         Command::Crossval(args) => crossval::run(ctx, args),
+        Command::Receipt(command) => receipts::verify::run(ctx, command),
+        Command::Kernels(command) => kernels::run(ctx, command),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }

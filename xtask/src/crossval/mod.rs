@@ -279,6 +279,8 @@ pub struct TensorFacts {
     pub name: String,
     #[serde(rename = "type")]
     pub ty: String,
+    /// The length of a row first.
+    pub dims: Vec<u64>,
     pub offset: u64,
     pub bytes: u64,
 }
@@ -296,7 +298,11 @@ impl ModelFacts {
 
 /// Asks the binary (`bitnet inspect`), so that xtask reads no model format.
 pub fn model_facts(ctx: &Ctx, model: &Path) -> Result<ModelFacts> {
-    let binary = binary::release(ctx)?;
+    facts_from(ctx, &binary::release(ctx)?, model)
+}
+
+/// As [`model_facts`], by a binary that is there.
+pub fn facts_from(ctx: &Ctx, binary: &Path, model: &Path) -> Result<ModelFacts> {
     let text = proc::read(ctx, &Command::new(binary).args(["inspect", "--json", "--model"]).args([model]))?;
     let mut facts: ModelFacts = serde_json::from_str(&text)
         .with_context(|| format!("what `bitnet inspect` says of {}", model.display()))?;
