@@ -132,6 +132,29 @@ pub enum Models {
         /// A name of the catalog.
         name: String,
     },
+    /// Make a model of random weights at a real model's shape, and print its path.
+    Synth(Synth),
+}
+
+#[derive(Debug, Args)]
+pub struct Synth {
+    /// 2b4t, 700m, 3b or 8b.
+    pub shape: String,
+    /// bitnet, bitnet-b1.58 or llama.
+    #[arg(long, default_value = "bitnet")]
+    pub arch: String,
+    /// Type of the linear layers: i2_s, tq2_0, tq1_0, q4_0, f16 and others.
+    #[arg(long, default_value = "i2_s")]
+    pub r#type: String,
+    /// Type of the embedding and the head.
+    #[arg(long, default_value = "f16")]
+    pub head: String,
+    /// Fewer or more layers than the real model has.
+    #[arg(long)]
+    pub layers: Option<u32>,
+    /// The file to write (default: in the cache folder, under a name that says what it is).
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

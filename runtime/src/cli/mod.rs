@@ -14,6 +14,7 @@ mod format;
 mod inspect;
 mod json;
 mod kernels;
+mod limits;
 mod logits;
 mod progress;
 mod prompt;
@@ -48,6 +49,7 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),
+        Command::Limits(args) => limits::run(ctx, args),
     }
 }
 
