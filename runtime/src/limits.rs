@@ -33,7 +33,11 @@ impl Buffer {
 pub fn read_bandwidth(buffer: &Buffer, threads: usize, time: Duration) -> Vec<f64> {
     let part = buffer.0.len().div_ceil(threads);
     let parts: Vec<&[u64]> = buffer.0.chunks(part).collect();
-    let pass = || together(parts.len(), |thread| drop(black_box(sum(black_box(parts[thread])))));
+    let pass = || {
+        together(parts.len(), |thread| {
+            black_box(sum(black_box(parts[thread])));
+        })
+    };
     let started = Instant::now();
     let mut samples = Vec::new();
     while samples.len() < 3 || started.elapsed() < time {

@@ -34,6 +34,11 @@ pub enum Command {
     /// Build the C++ references from pinned sources, list, remove and locate the builds.
     #[command(subcommand)]
     Reference(Reference),
+    /// The kernels of this build: which one each operation gets here, and why not the others.
+    #[command(subcommand)]
+    Kernels(KernelsCommand),
+    /// Measure the speed of bitnet beside the references and the limits of this machine.
+    Bench(Bench),
     /// Show what the caches hold, and free it.
     Clean(Clean),
     /// Generate the fixtures under fixtures/gguf, or check that they are what the generator makes.
@@ -164,6 +169,43 @@ pub struct Fetch {
     /// Read the cached file again and compare its sha256.
     #[arg(long)]
     pub verify: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KernelsCommand {
+    /// Print the selection per operation and why the others were not chosen.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// A name of the catalog, or a path to a GGUF file.
+    #[arg(long, default_value = "smollm2-135m")]
+    pub model: String,
+    /// References to measure beside ours, on the same file (default: those that are built).
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub against: Option<Vec<Backend>>,
+    /// Another engine on another file of the same shape: bitforge, llama or bitnet, =, and a path.
+    #[arg(long, value_name = "NAME=FILE")]
+    pub also: Vec<String>,
+    /// Threads of every engine (default: the CPUs this process may use).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: Option<u32>,
+    /// Lengths of prompts, 0 for none.
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 512])]
+    pub pp: Vec<u32>,
+    /// Numbers of generated tokens, 0 for none.
+    #[arg(long, value_delimiter = ',', default_values_t = [128])]
+    pub tg: Vec<u32>,
+    /// Rounds that count, after one that does not.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+    /// An earlier bench.json: fail where this run is slower beyond what can be told.
+    #[arg(long)]
+    pub baseline: Option<PathBuf>,
+    /// The folder for bench.json, bench.md and bench.svg (default: receipts in the target folder).
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

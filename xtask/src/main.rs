@@ -4,6 +4,7 @@
 //! Deliberately absent: the runtime. xtask starts the `bitnet` binary and reads its JSON, so preflight works
 //! before the runtime compiles.
 
+pub mod bench;
 pub mod binary;
 pub mod clean;
 pub mod cli;
@@ -12,6 +13,7 @@ pub mod docs;
 pub mod engine;
 pub mod exit;
 pub mod fixtures;
+pub mod kernels;
 pub mod lock;
 pub mod models;
 pub mod preflight;
@@ -54,6 +56,8 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Preflight(args) => preflight::run(ctx, args),
         Command::Models(args) => models::run(ctx, args),
         Command::Reference(args) => reference::run(ctx, args),
+        Command::Kernels(command) => kernels::run(ctx, command),
+        Command::Bench(args) => bench::run(ctx, args),
         Command::Clean(args) => clean::run(ctx, args),
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),
