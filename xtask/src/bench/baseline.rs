@@ -41,7 +41,8 @@ pub fn compare(now: &Bench, then: &Bench) -> Vec<Change> {
         }
         if pairs.is_empty() {
             let share = |bench, summary| share(bench, summary, test);
-            if let (Some((unit, now)), Some((_, then))) = (share(now, &now_summary), share(then, &then_summary))
+            if let (Some((unit, now)), Some((_, then))) =
+                (share(now, &now_summary), share(then, &then_summary))
             {
                 pairs.push((unit, now, then));
             }

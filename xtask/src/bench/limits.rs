@@ -30,7 +30,8 @@ pub fn sample(ctx: &Ctx, bitnet: &Path, threads: &[u32], ms: u32, limits: &mut L
         .args(["limits", "--json", "--ms", &ms.to_string(), "--threads", &list.join(",")])
         .limit(Duration::from_secs(600));
     let log = ctx.log_file("bench-limits")?;
-    let finished = proc::run(ctx, &command, Stdout::Capture, &log, |_| ())?.must_succeed(ExitCode::Internal)?;
+    let finished =
+        proc::run(ctx, &command, Stdout::Capture, &log, |_| ())?.must_succeed(ExitCode::Internal)?;
     let output: Output = serde_json::from_str(&finished.stdout)
         .with_context(|| format!("`{}` printed JSON that xtask does not know", finished.line))?;
     add(output, limits);

@@ -28,7 +28,8 @@ pub fn render(bench: &Bench, warnings: &[String]) -> String {
     line(&mut out, "");
     line(&mut out, "| engine | test | tokens/s, median | IQR | of read bandwidth | of int8 peak |");
     line(&mut out, "|---|---|---:|---:|---:|---:|");
-    let percent = |share: Option<f64>| share.map_or("unknown".into(), |share| format!("{:.1}%", share * 100.0));
+    let percent =
+        |share: Option<f64>| share.map_or("unknown".into(), |share| format!("{:.1}%", share * 100.0));
     for row in &summary.rows {
         line(
             &mut out,

@@ -34,7 +34,9 @@ pub fn machine(root: &Path) -> MachineFacts {
     let cpuinfo = read("proc/cpuinfo");
     let first = |key: &str| values(&cpuinfo, key).first().cloned().unwrap_or_default();
     let matters = |flag: &&str| {
-        ["avx", "amx", "fma", "sse4", "f16c", "asimd", "sve", "i8mm"].iter().any(|known| flag.starts_with(known))
+        ["avx", "amx", "fma", "sse4", "f16c", "asimd", "sve", "i8mm"]
+            .iter()
+            .any(|known| flag.starts_with(known))
     };
     let flags = first("flags") + &first("Features");
     let caches = std::fs::read_dir(root.join("sys/devices/system/cpu/cpu0/cache")).into_iter().flatten();
@@ -93,7 +95,8 @@ pub fn warnings(bench: &Bench) -> Vec<String> {
             ));
         }
     }
-    if let Some(cache) = bench.machine.last_level_cache.filter(|cache| bench.limits.buffer_bytes <= 2 * cache) {
+    if let Some(cache) = bench.machine.last_level_cache.filter(|cache| bench.limits.buffer_bytes <= 2 * cache)
+    {
         warnings.push(format!(
             "bandwidth was read from {} bytes, the last-level cache has {cache}: the limit may be the cache's; free memory",
             bench.limits.buffer_bytes

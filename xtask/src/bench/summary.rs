@@ -56,8 +56,7 @@ pub fn summarize(bench: &Bench) -> Summary {
         })
     });
     let comparisons = bench.series.iter().filter(|series| series.engine != OURS).filter_map(|theirs| {
-        let ours =
-            bench.series.iter().find(|series| series.engine == OURS && series.test == theirs.test)?;
+        let ours = bench.series.iter().find(|series| series.engine == OURS && series.test == theirs.test)?;
         Some(Comparison {
             engine: theirs.engine.clone(),
             test: theirs.test.clone(),
