@@ -11,6 +11,7 @@ pub mod error;
 pub mod generate;
 pub mod gguf;
 pub mod kernels;
+pub mod limits;
 pub mod machine;
 pub mod model;
 #[cfg(feature = "planted-bugs")]

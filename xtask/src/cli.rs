@@ -34,6 +34,8 @@ pub enum Command {
     /// Build the C++ references from pinned sources, list, remove and locate the builds.
     #[command(subcommand)]
     Reference(Reference),
+    /// Measure the speed of bitnet beside the references and the limits of this machine.
+    Bench(Bench),
     /// Show what the caches hold, and free it.
     Clean(Clean),
     /// Generate the fixtures under fixtures/gguf, or check that they are what the generator makes.
@@ -220,6 +222,29 @@ pub enum Models {
         /// A name of the catalog.
         name: String,
     },
+    /// Make a model of random weights at a real model's shape, and print its path.
+    Synth(Synth),
+}
+
+#[derive(Debug, Args)]
+pub struct Synth {
+    /// 2b4t, 700m, 3b or 8b.
+    pub shape: String,
+    /// bitnet, bitnet-b1.58 or llama.
+    #[arg(long, default_value = "bitnet")]
+    pub arch: String,
+    /// Type of the linear layers: i2_s, tq2_0, tq1_0, q4_0, f16 and others.
+    #[arg(long, default_value = "i2_s")]
+    pub r#type: String,
+    /// Type of the embedding and the head.
+    #[arg(long, default_value = "f16")]
+    pub head: String,
+    /// Fewer or more layers than the real model has.
+    #[arg(long)]
+    pub layers: Option<u32>,
+    /// The file to write (default: in the cache folder, under a name that says what it is).
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -229,6 +254,37 @@ pub struct Fetch {
     /// Read the cached file again and compare its sha256.
     #[arg(long)]
     pub verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// A name of the catalog, or a path to a GGUF file.
+    #[arg(long, default_value = "smollm2-135m")]
+    pub model: String,
+    /// References to measure beside ours, on the same file (default: those that are built).
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub against: Option<Vec<Backend>>,
+    /// Another engine on another file of the same shape: bitforge, llama or bitnet, =, and a path.
+    #[arg(long, value_name = "NAME=FILE")]
+    pub also: Vec<String>,
+    /// Threads of every engine (default: the CPUs this process may use).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: Option<u32>,
+    /// Lengths of prompts, 0 for none.
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 512])]
+    pub pp: Vec<u32>,
+    /// Numbers of generated tokens, 0 for none.
+    #[arg(long, value_delimiter = ',', default_values_t = [128])]
+    pub tg: Vec<u32>,
+    /// Rounds that count, after one that does not.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+    /// An earlier bench.json: fail where this run is slower beyond what can be told.
+    #[arg(long)]
+    pub baseline: Option<PathBuf>,
+    /// The folder for bench.json, bench.md and bench.svg (default: receipts in the target folder).
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

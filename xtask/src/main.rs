@@ -4,6 +4,7 @@
 //! Deliberately absent: the runtime. xtask starts the `bitnet` binary and reads its JSON, so preflight works
 //! before the runtime compiles.
 
+pub mod bench;
 pub mod binary;
 pub mod bug_report;
 pub mod clean;
@@ -58,6 +59,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Preflight(args) => preflight::run(ctx, args),
         Command::Models(args) => models::run(ctx, args),
         Command::Reference(args) => reference::run(ctx, args),
+        Command::Bench(args) => bench::run(ctx, args),
         Command::Clean(args) => clean::run(ctx, args),
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),

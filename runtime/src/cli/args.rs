@@ -38,6 +38,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// List the kernels of this build, and which one this CPU would get
     Kernels(KernelsArgs),
+    /// Measure what this machine can do: read bandwidth and int8 operations
+    Limits(LimitsArgs),
 }
 
 impl Command {
@@ -50,6 +52,7 @@ impl Command {
             Command::Inspect(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Kernels(args) => args.json,
+            Command::Limits(args) => args.json,
         };
         if json { Format::Json } else { Format::Human }
     }
@@ -337,6 +340,20 @@ pub struct KernelsArgs {
     /// where they differ in a bit
     #[arg(long, value_name = "FILE", conflicts_with = "kernels")]
     pub replay: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  bitnet limits --threads 1,2,4 --json")]
+pub struct LimitsArgs {
+    /// Numbers of threads to measure (default: 1 to the CPUs this process may use)
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub threads: Vec<usize>,
+    /// Milliseconds of each measurement
+    #[arg(long, value_name = "MS", default_value_t = 200)]
+    pub ms: u64,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -16,6 +16,7 @@ mod format;
 mod inspect;
 mod json;
 mod kernels;
+mod limits;
 mod logits;
 mod output_file;
 mod progress;
@@ -60,6 +61,7 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),
+        Command::Limits(args) => limits::run(ctx, args),
     }
 }
 

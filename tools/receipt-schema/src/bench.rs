@@ -16,6 +16,22 @@ pub struct Bench {
     pub threads: u32,
     pub limits: Limits,
     pub series: Vec<Series>,
+    /// The state of the machine before the first sample and after the last.
+    pub noise: Vec<Noise>,
+}
+
+/// What else the machine did at one moment; `None` where the system does not say.
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noise {
+    /// Runnable tasks, averaged over a minute.
+    pub load_average: Option<f64>,
+    /// Since boot: time that the hypervisor gave to others, and all time, in the same unit.
+    pub steal_ticks: Option<u64>,
+    pub total_ticks: Option<u64>,
+    /// The mean over the CPUs.
+    pub megahertz: Option<f64>,
 }
 
 /// What the machine can do, measured before and between the samples.
@@ -23,7 +39,13 @@ pub struct Bench {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Bytes per second of reading, by number of threads from 1; every sample in the order taken.
+    /// Bytes that one pass of reading went over; more than twice the last-level cache, or a part of the
+    /// bandwidth is the cache's.
+    pub buffer_bytes: u64,
+    /// The instruction that the int8 operations were done with.
+    pub int8_instruction: String,
+    /// Bytes per second of reading, by number of threads from 1 (empty where that number was not measured);
+    /// every sample in the order taken.
     pub read_bandwidth: Vec<Vec<f64>>,
     /// int8 multiply-adds per second (one multiply and one add are two operations), by number of threads.
     pub int8_operations: Vec<Vec<f64>>,
@@ -34,6 +56,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Series {
+    /// `bitforge`, `llama`, `bitnet`; with another file than the receipt's model, `NAME (FILE)`.
     pub engine: String,
     /// What identifies it: sha256 of our binary, or the key of the reference build.
     pub identity: String,
@@ -43,8 +66,10 @@ pub struct Series {
     pub tokens: u32,
     /// Nanoseconds of each sample, in the order taken (interleaved with the other engines').
     pub samples_ns: Vec<u64>,
-    /// Bytes of weights that one token, or one prefill, has to read at least.
+    /// Bytes of weights that one sample has to read at least: all of them, once per generated token or prefill.
     pub weight_bytes: u64,
+    /// int8 operations of the layers' matrices in one sample (a multiply and an add are two).
+    pub operations: u64,
     /// Of all samples together; empty for engines without counters.
     pub kernels: Vec<KernelCount>,
 }

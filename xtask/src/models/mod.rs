@@ -1,10 +1,11 @@
-//! `models list|fetch|path`: the catalog of models and the cache that holds them.
+//! `models list|fetch|path|synth`: the catalog of models and the cache that holds them.
 //!
 //! In: `tools/models.toml`. Out: verified files at `CACHE/models/NAME/FILE`. [`catalog`] reads the table,
 //! [`fetch`] downloads and verifies. Deliberately absent: what is inside a model file.
 
 pub mod catalog;
 pub mod fetch;
+pub mod synth;
 
 use crate::cli;
 use crate::ctx::Ctx;
@@ -26,6 +27,7 @@ pub fn run(ctx: &Ctx, command: &cli::Models) -> Result<ExitCode> {
             let fetched = fetch::fetch(ctx, catalog.get(&args.name)?, &cache, check)?;
             print_path(ctx, &fetched)?;
         }
+        cli::Models::Synth(args) => synth::run(ctx, args)?,
         cli::Models::Path { name } => {
             let model = catalog.get(name)?;
             let path = path_in(&cache, model);

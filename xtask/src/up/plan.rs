@@ -72,7 +72,8 @@ fn plan(ctx: &Ctx, args: &cli::Up, step: UpStep) -> Result<Planned> {
                 })
             };
             let both = |lane: &Lane| has(*lane, Cpu::Native) && has(*lane, Cpu::Portable);
-            let missing: Vec<&str> = Lane::ALL.into_iter().filter(|lane| !both(lane)).map(Lane::name).collect();
+            let missing: Vec<&str> =
+                Lane::ALL.into_iter().filter(|lane| !both(lane)).map(Lane::name).collect();
             match missing.as_slice() {
                 [] => planned(Action::Cached, 0, 1, built(ctx)?),
                 names => planned(

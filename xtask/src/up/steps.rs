@@ -14,9 +14,9 @@ use crate::ctx::Ctx;
 use crate::exit::fail;
 use crate::preflight::{self, Show};
 use crate::proc::{self, Command};
+use crate::receipts::gates::Judgement;
 use crate::receipts::store::{self, file_facts};
 use crate::receipts::verify::{self, VerifyArgs};
-use crate::receipts::gates::Judgement;
 use crate::reference::{self, build::read_manifest};
 use crate::symbols;
 use anyhow::{Context, Result};
@@ -196,27 +196,27 @@ fn bench(ctx: &Ctx, pipeline: &mut Pipeline<'_>) -> Result<Done> {
         Body::Bench(bench) => bench.binary == binary,
         _ => false,
     };
-    let done: fn(String) -> Done =
-        if !pipeline.args.fresh && unchanged(ctx, "bench", &["crossval", "model"], reusable)? {
-            Done::Reused
-        } else {
-            let path = model.path.display().to_string();
-            let words = ["xtask", "bench", "--model", &path, "--pp", "128", "--tg", "64", "--repetitions", "5"];
-            let cli = <cli::Cli as clap::Parser>::try_parse_from(words).context("the bench command line")?;
-            let cli::Command::Bench(args) = &cli.command else { return fail(ExitCode::Internal, "not bench") };
-            let code = bench::run(&ctx.for_people(), args)?;
-            if code != ExitCode::Ok {
-                return fail(code, "the benchmark failed; the lines above say why");
-            }
-            Done::Did
-        };
+    let done: fn(String) -> Done = if !pipeline.args.fresh
+        && unchanged(ctx, "bench", &["crossval", "model"], reusable)?
+    {
+        Done::Reused
+    } else {
+        let path = model.path.display().to_string();
+        let words = ["xtask", "bench", "--model", &path, "--pp", "128", "--tg", "64", "--repetitions", "5"];
+        let cli = <cli::Cli as clap::Parser>::try_parse_from(words).context("the bench command line")?;
+        let cli::Command::Bench(args) = &cli.command else { return fail(ExitCode::Internal, "not bench") };
+        let code = bench::run(&ctx.for_people(), args)?;
+        if code != ExitCode::Ok {
+            return fail(code, "the benchmark failed; the lines above say why");
+        }
+        Done::Did
+    };
     let Body::Bench(receipt) = store::read(&store::path(ctx, "bench")?)?.body else {
         return fail(ExitCode::Internal, "the bench receipt is of another kind");
     };
     let summary = bench::summary::summarize(&receipt);
     let ours = summary.rows.iter().filter(|row| row.engine == bench::summary::OURS);
-    let mut parts: Vec<String> =
-        ours.map(|row| format!("{} {:.0} tokens/s", row.test, row.median)).collect();
+    let mut parts: Vec<String> = ours.map(|row| format!("{} {:.0} tokens/s", row.test, row.median)).collect();
     parts.extend(summary.comparisons.iter().map(|comparison| {
         format!("{:.2} of {} at {}", comparison.ratio.median, comparison.engine, comparison.test)
     }));
