@@ -30,7 +30,8 @@ impl Ctx {
 
     /// The same for a part of a command whose JSON the whole command prints.
     pub fn for_people(&self) -> Self {
-        let out = Reporter { format: Format::Human, ..self.out };
+        let mut out = self.out;
+        out.format = Format::Human;
         Ctx { out, ..self.clone() }
     }
 
