@@ -26,7 +26,7 @@ fn build(name: &str, features: &[&str]) -> PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let messages = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last().unwrap()
+    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back().unwrap()
 }
 
 fn bitnet() -> &'static Path {

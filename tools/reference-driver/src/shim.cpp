@@ -80,8 +80,8 @@ struct reference_session {
     llama_model * model;
     llama_context * context = nullptr;
     ggml_threadpool_t pool = nullptr;
-    int32_t threads;
-    bool fast;
+    int32_t threads = 1;
+    bool fast = false;
     uint32_t capacity = 0;
     int32_t position = 0;
     reference_tap tap = nullptr;

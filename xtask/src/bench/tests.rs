@@ -3,7 +3,9 @@ use crate::exit::code_of;
 use crate::report::Reporter;
 use bitforge_receipt_schema::MachineFacts;
 use bitforge_receipt_schema::bench::Noise;
+use bitforge_receipt_schema::{FileFacts, Receipt, VERSION};
 use bitforge_schema::env::Env;
+use std::collections::BTreeMap;
 
 /// Made-up samples; `slowdown` is what our times are multiplied by.
 fn made_up(slowdown: f64, rounds: usize) -> Bench {

@@ -166,6 +166,6 @@ mod tests {
             row(UpStep::Build, Action::Run, 0, 90, "cargo builds bitnet"),
             row(UpStep::Reference, Action::Cached, 0, 1, "built"),
             row(UpStep::Model, Action::CouldNot, 98 << 20, 30, "fetches smollm2-135m"),
-        ]), @"");
+        ]));
     }
 }
