@@ -1,10 +1,11 @@
 //! `test`: everything that must hold before a change goes in, in one command.
 //!
-//! Steps: fetch the locked crates, then without network: format, lints, all tests, repository rules,
+//! Steps: fetch the locked crates and numpy for the oracle, then without network: format, lints, all tests, repository rules,
 //! fixtures. Out: a table of what ran with counts and times, and what did not run. Deliberately absent:
 //! references, GPUs, browsers, downloads of models.
 
 use crate::cli;
+use crate::crossval::engines;
 use crate::ctx::Ctx;
 use crate::exit::{code_of, message_of};
 use crate::fixtures::{self, Mode};
@@ -155,7 +156,12 @@ fn fetch(ctx: &Ctx) -> Result<Checked> {
     }
     let how =
         if offline { "all crates of Cargo.lock are here" } else { "crates of Cargo.lock, then no network" };
-    Ok(checked(&finished, how))
+    // What the oracle's tests need; without it they say so and are skipped.
+    let oracle = match engines::oracle(ctx) {
+        Ok(_) => "numpy for the oracle".to_string(),
+        Err(error) => format!("no numpy, the oracle's tests are skipped: {}", message_of(&error)),
+    };
+    Ok(checked(&finished, format!("{how}; {}", oracle.lines().next().unwrap_or_default())))
 }
 
 fn format(ctx: &Ctx) -> Result<Checked> {

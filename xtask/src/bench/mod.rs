@@ -310,7 +310,7 @@ fn inspected(json: &str) -> Result<Inspected> {
         synthetic: output.metadata.get("bitforge.synthetic").is_some_and(|value| value == true)
             || named.is_some_and(|name| name.starts_with("synthetic")),
         weight_bytes: matrices.filter_map(|tensor| tensor.bytes).sum(),
-        layer_weights: layers.map(|tensor| tensor.dims.iter().product::<u64>()).sum(),
+        layer_weights: layers.map(|tensor| -> u64 { tensor.dims.iter().product() }).sum(),
     })
 }
 

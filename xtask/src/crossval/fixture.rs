@@ -9,6 +9,7 @@ use crate::ctx::Ctx;
 use crate::exit::fail;
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
+use bitforge_schema::protocol::ActivationMode;
 use serde::Serialize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ struct Fixture<'a> {
     row: usize,
     position: usize,
     weight_type: &'a str,
+    activation_quant: ActivationMode,
     /// Weights of the row.
     k: usize,
     /// Of the whole tensor (I2_S), else 1.
@@ -37,6 +39,7 @@ pub fn write(
     dir: &Path,
     model: &Path,
     blame: &Blame,
+    mode: ActivationMode,
     ours: &Taps,
     other: &Taps,
 ) -> Result<PathBuf> {
@@ -84,6 +87,7 @@ pub fn write(
         row,
         position: blame.position,
         weight_type: &tensor.ty,
+        activation_quant: mode,
         k: input.width,
         tensor_scale: scale,
         weights_hex: weights.iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -185,8 +185,15 @@ impl Comparison<'_> {
             if let Some(operation) = beyond {
                 let blame = self.blame(model, &subject, &tokens, operation, &judge.taps, &our_run)?;
                 if let Some(dir) = self.write_fixture {
-                    let path =
-                        super::fixture::write(self.ctx, dir, model, &blame, &our_run.taps, &judge.taps)?;
+                    let path = super::fixture::write(
+                        self.ctx,
+                        dir,
+                        model,
+                        &blame,
+                        mode,
+                        &our_run.taps,
+                        &judge.taps,
+                    )?;
                     report.detail.push_str(&format!("; reproduced in {}", path.display()));
                 }
                 report.blame = Some(blame);
