@@ -31,6 +31,12 @@ pub enum Error {
     /// A forward pass gave something that is not a number to choose a token by.
     #[error("{what}; {remedy}")]
     Numeric { what: String, remedy: String },
+    /// A substitution that strict mode does not allow.
+    #[error("{what}; unset BITNET_STRICT_MODE to accept that")]
+    Refused { what: String },
+    /// Kernels that must agree bit for bit do not.
+    #[error("{what}; {remedy}")]
+    Diverged { what: String, remedy: String },
     #[error("interrupted")]
     Interrupted,
 }
@@ -45,6 +51,8 @@ impl Error {
             Error::Unavailable { .. } => ExitCode::Unavailable,
             Error::Usage { .. } => ExitCode::Usage,
             Error::Limit { .. } => ExitCode::Limit,
+            Error::Refused { .. } => ExitCode::CheckFailed,
+            Error::Diverged { .. } => ExitCode::Diverged,
             Error::Interrupted => ExitCode::Interrupted,
         }
     }

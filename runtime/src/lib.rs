@@ -12,7 +12,10 @@ pub mod generate;
 pub mod gguf;
 pub mod kernels;
 pub mod limits;
+pub mod machine;
 pub mod model;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod quant;
 pub mod sampling;
 pub mod tensor;

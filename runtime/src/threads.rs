@@ -96,6 +96,16 @@ impl ThreadPool {
         self.chunks_with([(out, chunk)], scratch, |_, index, chunk, scratch| f(index, chunk, scratch));
     }
 
+    /// As [`Self::for_each_chunk_of`], each thread with a scratch value of its own.
+    pub fn for_each_chunk_of_with<T: Send, S: Send, const N: usize>(
+        &mut self,
+        outs: [(&mut [T], usize); N],
+        scratch: &mut [S],
+        f: impl Fn(usize, usize, &mut [T], &mut S) + Sync,
+    ) {
+        self.chunks_with(outs, scratch, f);
+    }
+
     fn chunks_with<T: Send, S: Send, const N: usize>(
         &mut self,
         outs: [(&mut [T], usize); N],

@@ -62,6 +62,7 @@ fn link(reference: &Reference, shim: &Path) {
     let name = reference.lane.name();
     println!("cargo::rustc-cfg=reference_{name}");
     println!("cargo::rustc-cfg={name}_api_{}", reference.api.name());
+    println!("cargo::rustc-env=REFERENCE_{}_VERSION={}", name.to_uppercase(), version(reference));
     if reference.has(Capability::I2s) {
         println!("cargo::rustc-cfg=reference_i2s");
     }
@@ -87,5 +88,16 @@ fn link(reference: &Reference, shim: &Path) {
     }
     for library in ["stdc++", "m", "pthread", "dl"] {
         arg(&format!("-l{library}"));
+    }
+}
+
+/// Source and build key of a build that `cargo xtask reference build` made; of any other, where it was found.
+fn version(reference: &Reference) -> String {
+    let manifest = reference.llama_dir().join("../manifest.json");
+    let manifest = std::fs::read(manifest).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let manifest: serde_json::Value = manifest.unwrap_or_default();
+    match (manifest["source"].as_str(), manifest["key"].as_str()) {
+        (Some(source), Some(key)) => format!("{source}, build {key}"),
+        _ => reference.origin.clone(),
     }
 }

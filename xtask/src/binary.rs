@@ -3,10 +3,11 @@
 //! In: a package and a target. Out: the path of the executable; for reference drivers also what identifies the
 //! reference they are linked to. Deliberately absent: starting them (see [`crate::proc`], [`crate::engine`]).
 
+use crate::cli::{Cpu, Kernels};
 use crate::ctx::Ctx;
 use crate::exit::{Failure, fail};
-use crate::proc::{self, Stdout};
-use crate::reference::build::read_manifest;
+use crate::proc::{self, Command, Stdout};
+use crate::reference;
 use anyhow::{Context, Result};
 use bitforge_discovery::{Lane, discover};
 use bitforge_schema::exit::ExitCode;
@@ -14,10 +15,22 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// The release build of `bitnet`.
+/// The release build of `bitnet`, built once per process; `BITNET_BINARY` names one to take instead.
 pub fn release(ctx: &Ctx) -> Result<PathBuf> {
-    build(ctx, "bitnet-runtime", "bitnet", &[])
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = BUILT.get() {
+        return Ok(path.clone());
+    }
+    let path = match ctx.env.get("BITNET_BINARY") {
+        Some(path) if Path::new(path).is_file() => path.into(),
+        Some(path) => {
+            return fail(ExitCode::NotFound, format!("BITNET_BINARY is {path}, which is not a file"));
+        }
+        None => build(ctx, "bitnet-runtime", "bitnet", &[])?,
+    };
+    Ok(BUILT.get_or_init(|| path).clone())
 }
 
 /// A reference driver, and what identifies the reference it is linked to.
@@ -28,54 +41,76 @@ pub struct Driver {
     pub identity: String,
 }
 
-/// The release build of the driver of `lane`.
+/// The driver of `lane`, linked to the build for `cpu` where bitforge made one, otherwise to what is found.
 ///
 /// # Errors
 /// [`ExitCode::Unavailable`] where the reference is not found; the message says how to build it.
-pub fn driver(ctx: &Ctx, lane: Lane) -> Result<Driver> {
-    let name = lane.name();
-    let Some(reference) = discover(&ctx.env, lane).reference else {
+pub fn driver(ctx: &Ctx, lane: Lane, cpu: Cpu) -> Result<Driver> {
+    let (name, target) = (lane.name(), format!("reference-driver-{}", lane.name()));
+    let cache = ctx.cache_dir()?.join("references");
+    let builds = reference::list(&cache)?;
+    let ours = |wanted: Lane| {
+        let fits = |build: &&reference::Entry| {
+            build.name == wanted.name()
+                && build.manifest.as_ref().is_some_and(|manifest| {
+                    (manifest.variant.cpu, manifest.variant.kernels) == (cpu, Kernels::I2s)
+                })
+        };
+        builds.iter().rev().find(fits)
+    };
+    let given = bitforge_discovery::VARIABLES.iter().any(|variable| ctx.env.get(variable).is_some());
+    if let Some(build) = ours(lane).filter(|_| !given) {
+        // A target folder per variant: cargo would rebuild a shared one at every change of the variables.
+        let variant = if cpu == Cpu::Portable { "drivers-portable" } else { "drivers-native" };
+        let mut command = build_command(ctx, "bitforge-reference-driver", &target, &[])?
+            .env("CARGO_TARGET_DIR", ctx.target_dir()?.join(variant));
+        for (lane, variable) in
+            [(Lane::Llama, "CROSSVAL_RPATH_LLAMA"), (Lane::Bitnet, "CROSSVAL_RPATH_BITNET")]
+        {
+            if let Some(build) = ours(lane) {
+                command = command.env(variable, build.dir.join("lib"));
+            }
+        }
+        let path = run_build(ctx, &command, &target)?;
+        let key = build.manifest.as_ref().map(|manifest| manifest.key.clone()).unwrap_or_default();
+        return Ok(Driver { path, identity: format!("{name}-{key}") });
+    }
+    let flag = if cpu == Cpu::Portable { " --cpu portable" } else { "" };
+    let Some(reference) = discover(&ctx.env, lane).reference.filter(|_| given) else {
         return fail(
             ExitCode::Unavailable,
-            format!("{name} is not built here; run `cargo xtask reference build {name}`"),
+            format!("{name} is not built here; run `cargo xtask reference build {name}{flag}`"),
         );
     };
-    let path = build(ctx, "bitforge-reference-driver", &format!("reference-driver-{name}"), &[])?;
-    // DIR/lib/libllama.so of a build of ours has DIR/manifest.json.
-    let manifest = reference.llama_dir().parent().and_then(read_manifest);
-    let identity = match manifest {
-        Some(manifest) => format!("{name}-{}", manifest.key),
-        None => {
-            let mut hasher = Sha256::new();
-            for library in &reference.libraries {
-                hash_into(&mut hasher, &library.path)?;
-            }
-            format!("{name}-sha256-{}", hex(&hasher.finalize()))
-        }
-    };
-    Ok(Driver { path, identity })
+    let path = build(ctx, "bitforge-reference-driver", &target, &[])?;
+    let mut hasher = Sha256::new();
+    for library in &reference.libraries {
+        hash_into(&mut hasher, &library.path)?;
+    }
+    Ok(Driver { path, identity: format!("{name}-sha256-{}", hex(&hasher.finalize())) })
 }
 
 /// Builds `target` of `package` in release mode with `features` and returns where cargo put it.
 pub fn build(ctx: &Ctx, package: &str, target: &str, features: &[&str]) -> Result<PathBuf> {
+    run_build(ctx, &build_command(ctx, package, target, features)?, target)
+}
+
+fn build_command(ctx: &Ctx, package: &str, target: &str, features: &[&str]) -> Result<Command> {
     let mut command = ctx
         .cargo(["build", "--release", "--locked", "-p", package, "--bin", target])?
         .args(["--message-format", "json-render-diagnostics"]);
     if !features.is_empty() {
         command = command.args(["--features".to_string(), features.join(",")]);
     }
-    let mut progress = ctx.out.progress(format!("building {target} (release)"));
-    let log = ctx.log_file(&format!("build-{target}"))?;
-    let finished = proc::run(ctx, &command, Stdout::Capture, &log, |line| progress.message(line))?
-        .must_succeed(ExitCode::Toolchain)?;
-    executable(&finished.stdout, target).with_context(|| format!("cargo named no executable {target}"))
+    Ok(command)
 }
 
-/// Lower-case hexadecimal sha256 of a file.
-pub fn sha256(path: &Path) -> Result<String> {
-    let mut hasher = Sha256::new();
-    hash_into(&mut hasher, path)?;
-    Ok(hex(&hasher.finalize()))
+fn run_build(ctx: &Ctx, command: &Command, target: &str) -> Result<PathBuf> {
+    let mut progress = ctx.out.progress(format!("building {target} (release)"));
+    let log = ctx.log_file(&format!("build-{target}"))?;
+    let finished = proc::run(ctx, command, Stdout::Capture, &log, |line| progress.message(line))?
+        .must_succeed(ExitCode::Toolchain)?;
+    executable(&finished.stdout, target).with_context(|| format!("cargo named no executable {target}"))
 }
 
 fn hash_into(hasher: &mut Sha256, path: &Path) -> Result<()> {
@@ -119,16 +154,5 @@ mod tests {
         );
         assert_eq!(executable(messages, "bitnet"), Some("t/bitnet".into()));
         assert_eq!(executable(messages, "other"), None);
-    }
-
-    #[test]
-    fn digests_are_those_of_the_content() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("abc");
-        std::fs::write(&path, "abc").unwrap();
-        // FIPS 180-4, example 1.
-        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(sha256(&path).unwrap(), expected);
-        assert!(sha256(&dir.path().join("none")).is_err());
     }
 }

@@ -34,9 +34,6 @@ pub enum Command {
     /// Build the C++ references from pinned sources, list, remove and locate the builds.
     #[command(subcommand)]
     Reference(Reference),
-    /// The kernels of this build: which one each operation gets here, and why not the others.
-    #[command(subcommand)]
-    Kernels(KernelsCommand),
     /// Measure the speed of bitnet beside the references and the limits of this machine.
     Bench(Bench),
     /// Show what the caches hold, and free it.
@@ -47,8 +44,28 @@ pub enum Command {
     Docs(Check),
     /// What a library is, what it exports and needs, and what it is able to do.
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
+    /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
+    Crossval(crate::crossval::CrossvalArgs),
+    /// Judge what a step wrote about itself.
+    #[command(subcommand)]
+    Receipt(crate::receipts::verify::ReceiptCommand),
+    /// Which kernels this machine gets, and why.
+    #[command(subcommand)]
+    Kernels(crate::kernels::KernelsCommand),
     /// Check the rules of the repository itself.
     Tidy,
+    /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.
+    Report(BugReport),
+}
+
+#[derive(Debug, Args)]
+pub struct BugReport {
+    /// The file to write (default: bitforge-report.zip in the current folder).
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Replace the file where it is there already.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -169,12 +186,6 @@ pub struct Fetch {
     /// Read the cached file again and compare its sha256.
     #[arg(long)]
     pub verify: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KernelsCommand {
-    /// Print the selection per operation and why the others were not chosen.
-    List,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use crate::proc::Command;
 use crate::proc::session::Session;
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
-use bitforge_schema::protocol::{Hello, KernelCount, PROTOCOL, Request, Response, Tap};
+use bitforge_schema::protocol::{Given, Hello, KernelCount, PROTOCOL, Request, Response, Tap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -64,11 +64,19 @@ impl Engine {
         }
     }
 
-    pub fn evaluate(&mut self, tokens: &[u32], logits: &Path, taps: Option<&Path>) -> Result<Evaluated> {
+    /// Evaluates into the files `logits` and, if wanted, `taps`; from the values of `given`, if any (the oracle).
+    pub fn evaluate(
+        &mut self,
+        tokens: &[u32],
+        logits: &Path,
+        taps: Option<&Path>,
+        given: Option<Given>,
+    ) -> Result<Evaluated> {
         let request = Request::Evaluate {
             tokens: tokens.to_vec(),
             logits: logits.into(),
             taps: taps.map(Path::to_path_buf),
+            given,
         };
         match self.ask(&request)? {
             Response::Evaluated { positions, vocabulary, taps, kernels } => Ok(Evaluated {

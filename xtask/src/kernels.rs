@@ -1,11 +1,8 @@
-//! `kernels list`: which kernel each operation gets on this machine, and why the others were not chosen.
+//! `kernels list`: the kernel that each operation gets on this machine, and why the others were not chosen.
 //!
-//! In: `bitnet kernels --json`. Out: one row per kernel, grouped by operation. A reason that the binary gives is
-//! shown as it is; otherwise it follows from what the binary says about the CPU and its choice.
-//! Deliberately absent: any choice.
+//! In: `bitnet kernels --json`. Out: a table. Deliberately absent: any choice; the binary makes it.
 
 use crate::binary;
-use crate::cli;
 use crate::ctx::Ctx;
 use crate::proc::{self, Command};
 use crate::report::table;
@@ -13,81 +10,68 @@ use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
 use serde::{Deserialize, Serialize};
 
-pub fn run(ctx: &Ctx, command: &cli::KernelsCommand) -> Result<ExitCode> {
-    let cli::KernelsCommand::List = command;
-    let bitnet = binary::release(ctx)?;
-    let text = proc::read(ctx, &Command::new(bitnet).args(["kernels", "--json"]))?;
-    let listed = list(&text).context("`bitnet kernels --json` printed JSON that xtask does not know")?;
-    if ctx.out.is_json() {
-        ctx.out.json(&listed)?
-    } else {
-        ctx.out.stdout(&render(&listed))?
-    }
-    Ok(ExitCode::Ok)
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum KernelsCommand {
+    /// What every operation gets, and why not something else.
+    List,
 }
 
-#[derive(Deserialize)]
-struct Output {
+#[derive(Debug, Deserialize, Serialize)]
+struct Listing {
     selection_line: String,
-    kernels: Vec<Kernel>,
+    operations: Vec<Operation>,
 }
 
-#[derive(Deserialize)]
-struct Kernel {
-    id: String,
-    weight: String,
-    activation: String,
-    level: String,
-    available: bool,
-    selected: bool,
-    reason: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Listed {
-    selection: String,
+#[derive(Debug, Deserialize, Serialize)]
+struct Operation {
+    operation: String,
+    weight: Option<String>,
+    activation: Option<String>,
     candidates: Vec<Candidate>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Candidate {
-    /// Weight type by activation type.
-    operation: String,
-    kernel: String,
+    id: String,
+    level: String,
+    available: bool,
     selected: bool,
     reason: String,
 }
 
-fn list(json: &str) -> Result<Listed> {
-    let output: Output = serde_json::from_str(json)?;
-    let operation = |kernel: &Kernel| format!("{} x {}", kernel.weight, kernel.activation);
-    let mut candidates: Vec<Candidate> = Vec::new();
-    for kernel in &output.kernels {
-        let chosen = output.kernels.iter().find(|k| k.selected && operation(k) == operation(kernel));
-        let reason = match (&kernel.reason, chosen) {
-            (Some(reason), _) => reason.clone(),
-            (None, _) if kernel.selected => "chosen".to_string(),
-            (None, _) if !kernel.available => format!("this CPU lacks {}", kernel.level),
-            (None, Some(chosen)) => format!("{} was chosen", chosen.id),
-            (None, None) => "no kernel was chosen for this operation".to_string(),
-        };
-        candidates.push(Candidate {
-            operation: operation(kernel),
-            kernel: kernel.id.clone(),
-            selected: kernel.selected,
-            reason,
-        });
+pub fn run(ctx: &Ctx, command: &KernelsCommand) -> Result<ExitCode> {
+    let KernelsCommand::List = command;
+    let binary = binary::release(ctx)?;
+    let text = proc::read(ctx, &Command::new(&binary).args(["kernels", "--json"]))?;
+    let listing: Listing =
+        serde_json::from_str(&text).with_context(|| format!("the kernels of {}", binary.display()))?;
+    if ctx.out.is_json() {
+        ctx.out.json(&listing)?;
+    } else {
+        ctx.out.stdout(&render(&listing))?;
     }
-    candidates.sort_by(|a, b| (&a.operation, !a.selected).cmp(&(&b.operation, !b.selected)));
-    Ok(Listed { selection: output.selection_line, candidates })
+    Ok(ExitCode::Ok)
 }
 
-fn render(listed: &Listed) -> String {
-    let rows = listed.candidates.iter().map(|candidate| {
-        let selected = if candidate.selected { "yes" } else { "" };
-        [candidate.operation.clone(), candidate.kernel.clone(), selected.into(), candidate.reason.clone()]
+fn render(listing: &Listing) -> String {
+    let rows = listing.operations.iter().map(|operation| {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        let selected = operation.candidates.iter().find(|candidate| candidate.selected);
+        let others: Vec<String> = operation
+            .candidates
+            .iter()
+            .filter(|candidate| !candidate.selected)
+            .map(|candidate| format!("{}: {}", candidate.level, candidate.reason))
+            .collect();
+        let what =
+            format!("{} {} {}", operation.operation, part(&operation.weight), part(&operation.activation));
+        [
+            what.trim_end().to_string(),
+            selected.map_or("none".to_string(), |candidate| candidate.id.clone()),
+            others.join("; "),
+        ]
     });
-    format!("{}\n\n{}", listed.selection, table(["operation", "kernel", "selected", "why"], rows))
+    format!("{}\n{}", table(["operation", "selected", "not chosen"], rows), listing.selection_line)
 }
 
 #[cfg(test)]
@@ -95,20 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kernel_that_was_not_chosen_says_why() {
-        let row = |id: &str, available: bool, selected: bool, more: &str| {
-            format!(
-                r#"{{"id": "{id}", "weight": "I2_S", "activation": "I8", "level": "{id}-level",
-                "available": {available}, "selected": {selected}{more}}}"#
-            )
-        };
-        let rows = [
-            row("scalar", true, false, ""),
-            row("avx2", true, true, ""),
-            row("neon", false, false, ""),
-            row("odd", true, false, r#", "reason": "its own words""#),
-        ];
-        let json = format!(r#"{{"selection_line": "requested=auto", "kernels": [{}]}}"#, rows.join(","));
-        insta::assert_snapshot!(render(&list(&json).unwrap()), @"");
+    fn the_list_says_why_not() {
+        let json = r#"{"selection_line": "requested=auto", "operations": [{"operation": "matmul", "weight": "F32",
+            "activation": "F32", "candidates": [
+            {"id": "f32.f32.scalar", "level": "scalar", "available": true, "selected": false, "reason": "scalar is below avx2"},
+            {"id": "f32.f32.avx2", "level": "avx2", "available": true, "selected": true, "reason": "best"}]}]}"#;
+        insta::assert_snapshot!(render(&serde_json::from_str(json).unwrap()), @r"
+        operation       selected      not chosen
+        matmul F32 F32  f32.f32.avx2  scalar: scalar is below avx2
+        requested=auto
+        ");
     }
 }

@@ -6,8 +6,10 @@
 
 pub mod bench;
 pub mod binary;
+pub mod bug_report;
 pub mod clean;
 pub mod cli;
+pub mod crossval;
 pub mod ctx;
 pub mod docs;
 pub mod engine;
@@ -18,6 +20,7 @@ pub mod lock;
 pub mod models;
 pub mod preflight;
 pub mod proc;
+pub mod receipts;
 pub mod reference;
 pub mod report;
 pub mod symbols;
@@ -56,13 +59,16 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Preflight(args) => preflight::run(ctx, args),
         Command::Models(args) => models::run(ctx, args),
         Command::Reference(args) => reference::run(ctx, args),
-        Command::Kernels(command) => kernels::run(ctx, command),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Clean(args) => clean::run(ctx, args),
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
+        Command::Crossval(args) => crossval::run(ctx, args),
+        Command::Receipt(command) => receipts::verify::run(ctx, command),
+        Command::Kernels(command) => kernels::run(ctx, command),
         Command::Tidy => tidy::run(ctx),
+        Command::Report(args) => bug_report::run(ctx, args),
     }
 }
 

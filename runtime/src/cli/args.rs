@@ -15,7 +15,8 @@ Examples:
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
 
-Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 8 limit reached, 130 interrupted.")]
+Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 7 refused in strict
+mode, 8 limit reached, 9 kernels differ, 130 interrupted.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -24,11 +25,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Generate text
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Write the logits of every position of a token sequence
     Logits(LogitsArgs),
+    /// Answer requests for logits, intermediate results and times, line by line (for cross-validation)
+    Evaluate(EvaluateArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
     /// Measure prompt processing and generation
@@ -45,6 +48,7 @@ impl Command {
             Command::Run(args) => args.json,
             Command::Tokenize(args) => args.json,
             Command::Logits(args) => args.json,
+            Command::Evaluate(_) => false,
             Command::Inspect(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Kernels(args) => args.json,
@@ -134,7 +138,7 @@ pub enum I2sLayoutArg {
     Row4,
 }
 
-/// A prompt from the command line or a file.
+/// A prompt from the command line or a file, as text or as token ids.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub struct PromptArgs {
@@ -144,6 +148,9 @@ pub struct PromptArgs {
     /// Take the text from a file (one newline at its end is dropped)
     #[arg(long, short = 'f', value_name = "FILE")]
     pub prompt_file: Option<PathBuf>,
+    /// Take exactly these token ids; no BOS is added
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "chat")]
+    pub prompt_tokens: Option<Vec<u32>>,
 }
 
 #[derive(Args, Debug)]
@@ -197,6 +204,7 @@ Examples:
   bitnet run -m smollm2-135m -p 'Once upon a time' -n 64
   bitnet run -m smollm2-135m --chat -p 'Name three rivers' --temperature 0 --json
   bitnet run -m model.gguf -f prompt.txt --stop '\\n\\n' --seed 7 --top-k 0 --top-p 0.9
+  bitnet run -m model.gguf --prompt-tokens 1,450,7483 --temperature 0 --receipt run.json
 
 Text goes to stdout as it is made; everything else to stderr. In --stop, \\n, \\t and \\\\ are understood.")]
 pub struct RunArgs {
@@ -227,6 +235,9 @@ pub struct RunArgs {
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub json: bool,
+    /// Write a receipt of this run: digests, settings, tokens, and what the kernels counted
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }
@@ -266,6 +277,21 @@ pub struct LogitsArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  echo '{\"op\":\"evaluate\",\"tokens\":[1,450],\"logits\":\"logits.f32\",\"taps\":\"taps.f32\"}' | bitnet evaluate -m model.gguf
+
+Each line of stdin is a request, each line of stdout its answer, after one line that says what was loaded.
+The lines are described in tools/schema/src/protocol.rs.")]
+pub struct EvaluateArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Positions of the context window (default: what the model was trained for, 4096 at most)
+    #[arg(long, short, value_name = "N")]
+    pub ctx_size: Option<usize>,
+}
+
+#[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bitnet inspect -m smollm2-135m --json")]
 pub struct InspectArgs {
     #[command(flatten)]
@@ -300,13 +326,20 @@ pub struct BenchArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  bitnet kernels --kernels scalar --json")]
+#[command(after_help = "\
+Examples:
+  bitnet kernels --kernels scalar --json
+  bitnet kernels --replay fixture.json")]
 pub struct KernelsArgs {
     /// Select as if this had been given to `run`
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
+    /// Instead, compute one row of a matrix product from this file with every kernel that this CPU runs; exit code 9
+    /// where they differ in a bit
+    #[arg(long, value_name = "FILE", conflicts_with = "kernels")]
+    pub replay: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Ctx {
     pub env: Env,
     pub format: Format,
+    /// `BITNET_STRICT_MODE`: what [`Ctx::fall_back`] reports is an error.
+    pub strict: bool,
     /// Set by Ctrl-C or a termination signal once [`Ctx::catch_interrupts`] was called.
     pub interrupt: Arc<AtomicBool>,
     printed_json: bool,
@@ -23,7 +25,7 @@ pub struct Ctx {
 
 impl Ctx {
     pub fn new(env: Env, format: Format) -> Self {
-        Ctx { env, format, interrupt: Arc::default(), printed_json: false }
+        Ctx { env, format, strict: false, interrupt: Arc::default(), printed_json: false }
     }
 
     /// From here on the first Ctrl-C only sets the flag; a second one ends the process at once.
@@ -61,6 +63,20 @@ impl Ctx {
     /// Writes one line to stderr; a closed stderr is nobody's business.
     pub fn note(&self, line: impl Display) {
         let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    /// Warns of what was substituted for something missing or unusable.
+    ///
+    /// # Errors
+    /// The first of them, in strict mode.
+    pub fn fall_back(&self, warnings: &[String]) -> Result<()> {
+        match warnings.first() {
+            Some(warning) if self.strict => Err(Error::Refused { what: warning.clone() }),
+            _ => {
+                self.warn(warnings);
+                Ok(())
+            }
+        }
     }
 
     pub fn warn(&self, warnings: &[String]) {

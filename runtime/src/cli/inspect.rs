@@ -6,7 +6,7 @@ use super::args::{Format, InspectArgs};
 use super::ctx::Ctx;
 use super::format::{Align, count, mebibytes, plain};
 use super::json::{ConfigSummary, InspectOutput, TensorSummary, TokenizerSummary};
-use super::{catalog, summary};
+use super::{catalog, digest, summary};
 use crate::Result;
 use crate::generate::load_tokenizer;
 use crate::gguf::{Array, Gguf, Value, value_type_name};
@@ -36,6 +36,7 @@ fn inspect(gguf: &Gguf) -> InspectOutput {
     let tokenizer = match load_tokenizer(gguf) {
         Ok((tokenizer, its_warnings)) => {
             warnings.extend(its_warnings);
+            let facts = digest::tokenizer(gguf, &tokenizer);
             Some(TokenizerSummary {
                 family: tokenizer.family(),
                 vocab_size: tokenizer.vocab_size(),
@@ -45,6 +46,9 @@ fn inspect(gguf: &Gguf) -> InspectOutput {
                 adds_bos: tokenizer.adds_bos(),
                 end_of_generation: tokenizer.end_of_generation().to_vec(),
                 has_chat_template: tokenizer.chat_template().is_some(),
+                inferred: tokenizer.inferred().to_vec(),
+                authority: facts.authority,
+                sha256: facts.sha256,
             })
         }
         Err(error) => {

@@ -2,6 +2,7 @@
 
 use crate::generate::FinishReason;
 use crate::sampling::SamplingParams;
+use bitforge_receipt_schema::run::TokenizerAuthority;
 use bitforge_schema::selection::Selection;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -146,6 +147,12 @@ pub struct TokenizerSummary {
     pub adds_bos: bool,
     pub end_of_generation: Vec<u32>,
     pub has_chat_template: bool,
+    /// Keys that the file lacks and whose values were inferred.
+    pub inferred: Vec<&'static str>,
+    /// As in receipts.
+    pub authority: TokenizerAuthority,
+    /// Over every `tokenizer.*` entry of the file, as in receipts.
+    pub sha256: String,
 }
 
 #[derive(Serialize)]
@@ -196,7 +203,59 @@ pub struct BenchResult {
 pub struct KernelsOutput {
     pub selection: Selection,
     pub selection_line: String,
+    /// The matrix kernels of this build.
     pub kernels: Vec<KernelRow>,
+    /// Every operation with all its candidates.
+    pub operations: Vec<OperationRow>,
+    /// Every id that a count of a receipt may have.
+    pub kernel_ids: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+pub struct OperationRow {
+    /// `matmul`, `quantize` (of activations), or an element-wise operation.
+    pub operation: &'static str,
+    /// Of a `matmul`.
+    pub weight: Option<&'static str>,
+    /// Of a `matmul` and of `quantize`.
+    pub activation: Option<String>,
+    /// Scalar first.
+    pub candidates: Vec<CandidateRow>,
+}
+
+#[derive(Serialize)]
+pub struct CandidateRow {
+    pub id: String,
+    pub level: &'static str,
+    /// Whether this CPU runs it: a probe at run time.
+    pub available: bool,
+    pub selected: bool,
+    /// Why it was taken, or why not.
+    pub reason: String,
+}
+
+#[derive(Serialize)]
+pub struct ReplayOutput {
+    pub tensor: String,
+    pub weight: &'static str,
+    pub activation: String,
+    pub k: usize,
+    /// As the fixture says.
+    pub expected: Option<f64>,
+    pub got: Option<f64>,
+    /// Whether all kernels gave the same bits.
+    pub agree: bool,
+    /// Scalar first.
+    pub results: Vec<ReplayRow>,
+}
+
+#[derive(Serialize)]
+pub struct ReplayRow {
+    pub kernel: &'static str,
+    pub result: f32,
+    pub bits: String,
+    /// Whether the kernel says that it wrote the result.
+    pub computed: bool,
 }
 
 #[derive(Serialize)]

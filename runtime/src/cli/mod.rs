@@ -10,14 +10,19 @@ mod args;
 mod bench;
 mod catalog;
 mod ctx;
+mod digest;
+mod evaluate;
 mod format;
 mod inspect;
 mod json;
 mod kernels;
 mod limits;
 mod logits;
+mod output_file;
 mod progress;
 mod prompt;
+mod receipt;
+mod replay;
 mod run;
 mod settings;
 mod summary;
@@ -32,9 +37,13 @@ use ctx::Ctx;
 
 /// Runs the command of this process's arguments.
 pub fn main() -> std::process::ExitCode {
-    let command = Cli::parse().command;
+    run(std::env::args_os())
+}
+
+/// Runs the command of `args`, the program's name first.
+pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
+    let command = Cli::parse_from(args).command;
     let mut ctx = Ctx::new(Env::from_process(), command.format());
-    ctx.warn(&ctx.env.unknown_variable_warnings());
     match dispatch(&mut ctx, &command) {
         Ok(()) => ExitCode::Ok.into(),
         Err(error) => report(&mut ctx, &error).into(),
@@ -42,10 +51,13 @@ pub fn main() -> std::process::ExitCode {
 }
 
 fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
+    ctx.strict = settings::strict(&ctx.env)?;
+    ctx.fall_back(&ctx.env.unknown_variable_warnings())?;
     match command {
         Command::Run(args) => run::run(ctx, args),
         Command::Tokenize(args) => tokenize::run(ctx, args),
         Command::Logits(args) => logits::run(ctx, args),
+        Command::Evaluate(args) => evaluate::run(ctx, args),
         Command::Inspect(args) => inspect::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),

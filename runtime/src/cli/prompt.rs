@@ -1,4 +1,4 @@
-//! The prompt: where its text comes from, the chat template around it, and its token ids.
+//! The prompt: where its text or its token ids come from, the chat template around it, and its token ids.
 
 use super::args::{ChatArgs, PromptArgs};
 use crate::chat::{AddGenerationPrompt, ChatContext, ChatTemplate, Message, Role};
@@ -16,9 +16,26 @@ pub struct Prompt {
     pub stop_texts: &'static [&'static str],
 }
 
-/// Token ids of `text`, wrapped as `chat` asks; special tokens are parsed, BOS is added as the file asks.
-/// `path` is the model's.
-pub fn encode(text: String, chat: &ChatArgs, tokenizer: &Tokenizer, path: &Path) -> Result<Prompt> {
+/// A prompt as it was given.
+pub enum Source {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// Token ids of a text, wrapped as `chat` asks; special tokens are parsed, BOS is added as the file asks. Given ids
+/// stay as they are. `path` is the model's.
+pub fn encode(source: Source, chat: &ChatArgs, tokenizer: &Tokenizer, path: &Path) -> Result<Prompt> {
+    let text = match source {
+        Source::Text(text) => text,
+        Source::Tokens(tokens) => {
+            let size = tokenizer.vocab_size();
+            if let Some(id) = tokens.iter().find(|id| **id as usize >= size) {
+                let what = format!("token {id} of --prompt-tokens is outside the vocabulary of {size}");
+                return Err(Error::usage(what, "tokenize with this model's own tokenizer"));
+            }
+            return Ok(Prompt { tokens, template: None, stop_texts: &[] });
+        }
+    };
     let encode = |text: &str| tokenizer.encode(text, SpecialTokens::Parse, Bos::AsFileAsks);
     let Some(mode) = chat.chat else {
         return Ok(Prompt { tokens: encode(&text)?, template: None, stop_texts: &[] });
@@ -37,9 +54,17 @@ pub fn encode(text: String, chat: &ChatArgs, tokenizer: &Tokenizer, path: &Path)
     Ok(Prompt { tokens: encode(&text)?, template: Some(template.name()), stop_texts: template.stop_texts() })
 }
 
+/// The ids of `--prompt-tokens`, or the text of the other arguments.
+pub fn source(args: &PromptArgs) -> Result<Source> {
+    match &args.prompt_tokens {
+        Some(tokens) => Ok(Source::Tokens(tokens.clone())),
+        None => text(args).map(Source::Text),
+    }
+}
+
 /// The text of `--prompt`, of stdin, or of `--prompt-file`; from the latter two one final newline is dropped,
 /// which editors and `echo` add.
-pub fn text(args: &PromptArgs) -> Result<String> {
+fn text(args: &PromptArgs) -> Result<String> {
     let mut bytes = Vec::new();
     let path = match (&args.prompt, &args.prompt_file) {
         (_, Some(path)) => {

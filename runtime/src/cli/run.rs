@@ -3,6 +3,7 @@
 use super::args::{Format, RunArgs, SamplingArgs};
 use super::ctx::Ctx;
 use super::json::{RunOutput, RunTimings};
+use super::receipt::{self, Ran};
 use super::{prompt, settings, summary};
 use crate::engine::Engine;
 use crate::generate::{
@@ -15,25 +16,27 @@ use std::time::{Duration, Instant};
 pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
     let params = sampling_params(&args.sampling);
     params.validate()?;
-    let text = prompt::text(&args.prompt)?;
+    args.receipt.as_deref().map_or(Ok(()), receipt::check_place)?;
+    let source = prompt::source(&args.prompt)?;
     let started = Instant::now();
-    let ((tokenizer, mut warnings), mut engine) =
-        settings::load(ctx, &args.engine, args.ctx_size, load_tokenizer)?;
+    let ((tokenizer, mut warnings), mut engine) = settings::load(ctx, &args.engine, args.ctx_size, |gguf| {
+        let (tokenizer, warnings) = load_tokenizer(gguf)?;
+        ctx.fall_back(&warnings)?;
+        Ok((tokenizer, warnings))
+    })?;
     let load = started.elapsed();
     let trained = engine.model().config.context_length;
     if engine.context() > trained {
-        warnings.push(format!(
-            "--ctx-size {} is more than the {trained} the model was trained for",
-            engine.context()
-        ));
+        let context = engine.context();
+        warnings.push(format!("--ctx-size {context} is more than the {trained} the model was trained for"));
+        ctx.warn(&warnings[warnings.len() - 1..]);
     }
-    ctx.warn(&warnings);
     ctx.note(engine.selection());
     if params.temperature > 0.0 && args.sampling.seed.is_none() {
         ctx.note(format_args!("seed {} (give --seed {0} to get the same text again)", params.seed));
     }
 
-    let prompt = prompt::encode(text, &args.chat, &tokenizer, engine.gguf().path())?;
+    let prompt = prompt::encode(source, &args.chat, &tokenizer, engine.gguf().path())?;
     let mut sampler = Sampler::new(params, tokenizer.real_vocab_size())?;
     let request = Request {
         prompt: &prompt.tokens,
@@ -46,6 +49,7 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
         overflow: args.context_shift.map_or(Overflow::Stop, |keep| Overflow::Shift { keep }),
     };
     let format = ctx.format;
+    engine.reset_kernel_counts();
     let generation =
         generate::generate(&mut engine, &tokenizer, &mut sampler, request, &mut |piece| match format {
             Format::Human => ctx.print(piece),
@@ -53,12 +57,24 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
         })?;
 
     let timings = timings(load, prompt.tokens.len(), &generation);
-    match ctx.format {
-        Format::Human => {
-            ctx.print("\n")?;
-            ctx.note(stats(prompt.tokens.len(), &generation, &timings));
+    if ctx.format == Format::Human {
+        ctx.print("\n")?;
+        ctx.note(stats(prompt.tokens.len(), &generation, &timings));
+    }
+    match (&args.receipt, &generation.finish) {
+        (Some(path), FinishReason::Interrupted) => {
+            ctx.note(format_args!("{}: no receipt of an interrupted run", path.display()));
         }
-        Format::Json => ctx.print_json(&RunOutput {
+        (Some(path), _) => {
+            let (args, prompt, sampling) = (&args.engine, &prompt.tokens[..], sampler.params());
+            let (engine, tokenizer, generation) = (&engine, &tokenizer, &generation);
+            receipt::write(ctx, path, &Ran { args, engine, tokenizer, prompt, generation, sampling })?;
+            ctx.note(format_args!("receipt {}", path.display()));
+        }
+        (None, _) => {}
+    }
+    if ctx.format == Format::Json {
+        ctx.print_json(&RunOutput {
             model: summary::model(engine.gguf()),
             engine: summary::engine(&engine),
             sampling: sampler.params().clone(),
@@ -70,7 +86,7 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
             timings,
             selection: engine.selection().to_string(),
             warnings,
-        })?,
+        })?;
     }
     ending(&engine, &generation.finish)
 }

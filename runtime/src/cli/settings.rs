@@ -7,6 +7,7 @@ use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
+use crate::kernels::MatmulKernel;
 use crate::kernels::select::KernelRequest;
 use crate::quant::I2sLayout;
 use crate::{Error, Result};
@@ -44,6 +45,8 @@ pub fn load<T>(
     gguf.require_readable_types()?;
     let first = first(&gguf)?;
     let engine = Engine::new(Arc::new(gguf), &options, &mut |done, layers| progress.update(done, layers))?;
+    let substituted = substituted(options.kernels, engine.model().matrices().map(|m| engine.kernel_for(m)));
+    ctx.fall_back(&Vec::from_iter(substituted))?;
     Ok((first, engine))
 }
 
@@ -59,13 +62,24 @@ pub fn check_device(device: DeviceArg) -> Result<()> {
     }
 }
 
+/// Whether BITNET_STRICT_MODE is on.
+pub fn strict(env: &Env) -> Result<bool> {
+    match env.get("BITNET_STRICT_MODE") {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => {
+            Err(Error::usage(format!("BITNET_STRICT_MODE is '{other}'"), "set it to 1, or unset it"))
+        }
+    }
+}
+
 /// `--kernels`, else BITNET_KERNELS, else auto.
 pub fn kernel_request(env: &Env, argument: Option<&str>) -> Result<KernelRequest> {
     KernelRequest::parse(argument.or_else(|| env.get("BITNET_KERNELS")).unwrap_or("auto"))
 }
 
 /// `--threads`, else BITNET_THREADS, else `None`.
-fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
+pub fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     let (name, value) = match (argument, env.get("BITNET_THREADS")) {
         (Some(n), _) => ("--threads", n.to_string()),
         (None, Some(text)) => ("BITNET_THREADS", text.to_owned()),
@@ -80,9 +94,40 @@ fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
+/// A warning where a level was forced and some operation would run below it.
+fn substituted<'a>(
+    request: KernelRequest,
+    mut kernels: impl Iterator<Item = &'a MatmulKernel>,
+) -> Option<String> {
+    let KernelRequest::Level(level) = request else { return None };
+    let below = kernels.find(|kernel| kernel.level != level)?;
+    Some(format!(
+        "kernel set '{request}' was forced, but it has no {}: {} runs instead",
+        below.weight, below.id
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::SimdLevel;
+
+    #[test]
+    fn a_kernel_below_the_forced_set_is_told() {
+        let scalar = || crate::kernels::arch::all::MATMUL[..1].iter();
+        let told = substituted(KernelRequest::Level(SimdLevel::Avx2), scalar()).expect("a warning");
+        assert_eq!(told, "kernel set 'avx2' was forced, but it has no F32: f32.f32.scalar runs instead");
+        assert_eq!(substituted(KernelRequest::Level(SimdLevel::Scalar), scalar()), None);
+        assert_eq!(substituted(KernelRequest::Auto, scalar()), None);
+    }
+
+    #[test]
+    fn strict_mode_is_one_or_nothing() {
+        let env = |value: &str| Env::from_pairs([("BITNET_STRICT_MODE", value)]);
+        assert!(strict(&env("1")).expect("known") && !strict(&env("0")).expect("known"));
+        assert!(!strict(&Env::default()).expect("unset"));
+        assert!(strict(&env("yes")).expect_err("unknown").to_string().contains("'yes'"));
+    }
 
     #[test]
     fn the_argument_goes_before_the_environment() {

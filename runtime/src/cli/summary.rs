@@ -4,8 +4,8 @@ use super::format::{count, mebibytes};
 use super::json::{EngineSummary, ModelSummary};
 use crate::engine::Engine;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::quant::activation::ActivationQuant;
 use crate::tensor::{TensorType, foreign_type_name};
+use bitforge_schema::protocol::ActivationMode;
 use std::collections::BTreeMap;
 
 pub fn model(gguf: &Gguf) -> ModelSummary {
@@ -31,10 +31,7 @@ pub fn engine(engine: &Engine) -> EngineSummary {
         threads: engine.threads(),
         context_size: engine.context(),
         kv_cache_bytes: engine.kv_bytes(),
-        activation_quant: match engine.activation_quant() {
-            ActivationQuant::Token => "token",
-            ActivationQuant::Block256 => "block256",
-        },
+        activation_quant: ActivationMode::from(engine.activation_quant()).name(),
         selection: engine.selection().clone(),
     }
 }

@@ -10,14 +10,14 @@ use crate::generate::load_tokenizer;
 use crate::gguf::Gguf;
 
 pub fn run(ctx: &mut Ctx, args: &TokenizeArgs) -> Result<()> {
-    let text = prompt::text(&args.prompt)?;
+    let source = prompt::source(&args.prompt)?;
     let gguf = Gguf::open(catalog::resolve(&ctx.env, &args.model.model)?, args.model.mapping())?;
     let (tokenizer, warnings) = load_tokenizer(&gguf)?;
-    let prompt = prompt::encode(text, &args.chat, &tokenizer, gguf.path())?;
+    ctx.fall_back(&warnings)?;
+    let prompt = prompt::encode(source, &args.chat, &tokenizer, gguf.path())?;
     let token =
         |id: &u32| Token { id: *id, text: String::from_utf8_lossy(tokenizer.token_bytes(*id)).into() };
     let tokens: Vec<Token> = prompt.tokens.iter().map(token).collect();
-    ctx.warn(&warnings);
     match ctx.format {
         Format::Json => ctx.print_json(&TokenizeOutput {
             model: gguf.path().display().to_string(),

@@ -2,17 +2,20 @@
 //!
 //! In: rows of f32. Out: rows of f32. Packed activations and side-by-side results live in [`Scratch`].
 
+use super::counters::{Counters, ThreadCounts, number};
 use crate::kernels::{KernelSet, Tile};
 use crate::model::{Linear, Matrix};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::tensor::TensorType;
 use crate::threads::ThreadPool;
+use std::time::Instant;
 
 /// How to compute: kernels, the activation mode and threads.
 pub(super) struct Compute<'a> {
     pub kernels: &'a KernelSet,
     pub mode: ActivationQuant,
     pub pool: &'a mut ThreadPool,
+    pub counters: &'a mut Counters,
 }
 
 /// Memory of matrix products.
@@ -97,10 +100,11 @@ impl Compute<'_> {
         let threads = self.pool.threads();
         let plans = jobs.each_ref().map(|(matrix, _)| {
             let kernel = self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair");
-            (*matrix, matrix.bytes(), kernel.run, rows_per_chunk(matrix.rows, threads))
+            (*matrix, matrix.bytes(), kernel, number(kernel), rows_per_chunk(matrix.rows, threads))
         });
-        let compute = |job: usize, index: usize, out: &mut [f32]| {
-            let (matrix, bytes, run, rows) = plans[job];
+        let work = plans.map(|(_, bytes, _, number, _)| (number, bytes.len()));
+        let compute = |job: usize, index: usize, out: &mut [f32], counts: &mut ThreadCounts| {
+            let (matrix, bytes, kernel, number, rows) = plans[job];
             let weights = &bytes[index * rows * matrix.row_bytes..][..out.len() / m * matrix.row_bytes];
             let mut tile = Tile {
                 k,
@@ -110,17 +114,23 @@ impl Compute<'_> {
                 activation_bytes,
                 tensor_scale: matrix.tensor_scale,
                 out,
+                done: 0,
             };
             // SAFETY: the kernel set was selected for this CPU.
-            unsafe { run(&mut tile) }
+            unsafe { kernel.call(&mut tile) };
+            counts.add(number, tile.done, weights.len());
         };
+        let started = Instant::now();
+        let counters = &mut *self.counters;
         if m == 1 {
             let mut number = 0;
             let outs = jobs.map(|(_, out)| {
                 number += 1;
-                (out, plans[number - 1].3)
+                (out, plans[number - 1].4)
             });
-            return self.pool.for_each_chunk_of(outs, compute);
+            self.pool.for_each_chunk_of_with(outs, &mut counters.threads, compute);
+            counters.add_time(started.elapsed().as_nanos() as u64, &work);
+            return;
         }
         // A tile is [rows, m]: computed side by side in `transposed`, then turned to [m, rows].
         let mut rest = &mut *scratch.transposed;
@@ -129,9 +139,10 @@ impl Compute<'_> {
             let (head, tail) = std::mem::take(&mut rest).split_at_mut(matrix.rows * m);
             rest = tail;
             number += 1;
-            (head, plans[number - 1].3 * m)
+            (head, plans[number - 1].4 * m)
         });
-        self.pool.for_each_chunk_of(tiles, compute);
+        self.pool.for_each_chunk_of_with(tiles, &mut counters.threads, compute);
+        counters.add_time(started.elapsed().as_nanos() as u64, &work);
         let mut rest = &*scratch.transposed;
         for (matrix, out) in jobs {
             let (tile, tail) = rest.split_at(matrix.rows * m);

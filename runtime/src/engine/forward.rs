@@ -6,11 +6,13 @@
 use super::compute::{Compute, Scratch};
 use super::kv_cache::KvCache;
 use super::rope::Rope;
+use super::taps::{TapSink, Tapped};
 use crate::kernels::KernelSet;
 use crate::kernels::ops::Attend;
 use crate::model::{HiddenActivation, Linear, Model, RopePairing};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::{Error, Result};
+use bitforge_schema::protocol::TapPoint;
 use std::path::Path;
 
 /// Scratch memory of a forward pass. Sizes in elements; T is the largest number of tokens.
@@ -80,11 +82,7 @@ impl Buffers {
 
 /// Refuses models for which some matrix has no kernel or does not fit its activation blocks.
 pub(super) fn check_runnable(model: &Model, path: &Path, mode: ActivationQuant) -> Result<()> {
-    let linears = model.layers.iter().flat_map(|layer| {
-        [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down]
-            .map(|linear| &linear.matrix)
-    });
-    for matrix in linears.chain([model.head()]) {
+    for matrix in model.matrices() {
         let activation = ActivationType::for_weight(matrix.ty, mode);
         if activation == ActivationType::Q8K && !matrix.columns.is_multiple_of(256) {
             return Err(Error::unsupported(
@@ -126,6 +124,7 @@ pub(super) struct Step<'a> {
     pub compute: Compute<'a>,
     pub cache: &'a mut KvCache,
     pub buffers: &'a mut Buffers,
+    pub taps: Option<TapSink<'a>>,
 }
 
 impl<'a> Step<'a> {
@@ -141,9 +140,12 @@ impl<'a> Step<'a> {
         {
             self.rope.angles((position + index) as i64, angles);
         }
+        let len = tokens.len() * config.hidden;
+        let at = At { layer: None, position };
+        tap(&mut self.taps, at, TapPoint::Embedding, config.hidden, &self.buffers.hidden[..len]);
         for layer in 0..config.layers {
             self.attention(layer, tokens.len(), position);
-            self.feed_forward(layer, tokens.len());
+            self.feed_forward(layer, tokens.len(), position);
         }
     }
 
@@ -151,9 +153,11 @@ impl<'a> Step<'a> {
     fn attention(&mut self, index: usize, m: usize, position: usize) {
         let (model, config) = (self.model, &self.model.config);
         let layer = &model.layers[index];
-        let (query, kv) = (config.query_dim(), config.kv_dim());
+        let (query, kv, hidden) = (config.query_dim(), config.kv_dim(), config.hidden);
+        let at = At { layer: Some(index), position };
         self.norm_hidden(&layer.attn_norm, m);
         let b = &mut *self.buffers;
+        tap(&mut self.taps, at, TapPoint::AttnNorm, hidden, &b.normed[..m * hidden]);
         self.compute.project(
             &mut b.scratch,
             &b.normed[..m * config.hidden],
@@ -164,30 +168,47 @@ impl<'a> Step<'a> {
                 (&layer.v, &mut b.v[..m * kv]),
             ],
         );
+        tap(&mut self.taps, at, TapPoint::Query, query, &b.q[..m * query]);
+        tap(&mut self.taps, at, TapPoint::Key, kv, &b.k[..m * kv]);
+        tap(&mut self.taps, at, TapPoint::Value, kv, &b.v[..m * kv]);
+        self.rotate_queries_and_keys(m);
+        tap(&mut self.taps, at, TapPoint::QueryRope, query, &self.buffers.q[..m * query]);
+        tap(&mut self.taps, at, TapPoint::KeyRope, kv, &self.buffers.k[..m * kv]);
         self.store_keys_and_values(index, m, position);
         self.attend(index, m, position);
         let (attention, normed) =
             (&self.buffers.attention[..m * query], &mut self.buffers.normed[..m * query]);
+        tap(&mut self.taps, at, TapPoint::Attention, query, attention);
         match &layer.attn_sub_norm {
-            Some(weight) => self.compute.norm(attention, weight, config.rms_eps, normed),
+            Some(weight) => {
+                self.compute.norm(attention, weight, config.rms_eps, normed);
+                tap(&mut self.taps, at, TapPoint::AttnSubNorm, query, normed);
+            }
             None => normed.copy_from_slice(attention),
         }
-        self.project_and_add(&layer.o, query, m);
+        self.project(&layer.o, query, m);
+        tap(&mut self.taps, at, TapPoint::AttnOutput, hidden, &self.buffers.projected[..m * hidden]);
+        self.add_projected(m);
+        tap(&mut self.taps, at, TapPoint::AttnResidual, hidden, &self.buffers.hidden[..m * hidden]);
     }
 
     /// hidden += down(act(gate(x)) * up(x)) with x the normed hidden state.
-    fn feed_forward(&mut self, index: usize, m: usize) {
+    fn feed_forward(&mut self, index: usize, m: usize, position: usize) {
         let (model, config) = (self.model, &self.model.config);
         let layer = &model.layers[index];
-        let ffn = config.feed_forward;
+        let (ffn, hidden) = (config.feed_forward, config.hidden);
+        let at = At { layer: Some(index), position };
         self.norm_hidden(&layer.ffn_norm, m);
         let b = &mut *self.buffers;
+        tap(&mut self.taps, at, TapPoint::FfnNorm, hidden, &b.normed[..m * hidden]);
         self.compute.project(
             &mut b.scratch,
             &b.normed[..m * config.hidden],
             m,
             [(&layer.gate, &mut b.gate[..m * ffn]), (&layer.up, &mut b.up[..m * ffn])],
         );
+        tap(&mut self.taps, at, TapPoint::Gate, ffn, &b.gate[..m * ffn]);
+        tap(&mut self.taps, at, TapPoint::Up, ffn, &b.up[..m * ffn]);
         let multiply = match config.activation {
             HiddenActivation::Silu => self.compute.kernels.ops.silu_mul,
             HiddenActivation::SquaredRelu => self.compute.kernels.ops.relu2_mul,
@@ -198,11 +219,19 @@ impl<'a> Step<'a> {
         self.compute
             .pool
             .for_each_chunk(gate, part, |i, gate| unsafe { multiply(gate, &up[i * part..][..gate.len()]) });
+        tap(&mut self.taps, at, TapPoint::FfnActivation, ffn, gate);
+        let normed = &mut b.normed[..m * ffn];
         match &layer.ffn_sub_norm {
-            Some(weight) => self.compute.norm(gate, weight, config.rms_eps, &mut b.normed[..m * ffn]),
-            None => b.normed[..m * ffn].copy_from_slice(gate),
+            Some(weight) => {
+                self.compute.norm(gate, weight, config.rms_eps, normed);
+                tap(&mut self.taps, at, TapPoint::FfnSubNorm, ffn, normed);
+            }
+            None => normed.copy_from_slice(gate),
         }
-        self.project_and_add(&layer.down, ffn, m);
+        self.project(&layer.down, ffn, m);
+        tap(&mut self.taps, at, TapPoint::FfnOutput, hidden, &self.buffers.projected[..m * hidden]);
+        self.add_projected(m);
+        tap(&mut self.taps, at, TapPoint::LayerOutput, hidden, &self.buffers.hidden[..m * hidden]);
     }
 
     /// normed = rms_norm(hidden) * weight.
@@ -212,31 +241,44 @@ impl<'a> Step<'a> {
         self.compute.norm(&b.hidden[..len], weight, config.rms_eps, &mut b.normed[..len]);
     }
 
-    /// hidden += linear(normed), where a row of `normed` has `columns` elements.
-    fn project_and_add(&mut self, linear: &Linear, columns: usize, m: usize) {
+    /// projected = linear(normed), where a row of `normed` has `columns` elements.
+    fn project(&mut self, linear: &Linear, columns: usize, m: usize) {
         let b = &mut *self.buffers;
-        let len = m * self.model.config.hidden;
-        self.compute.project(
-            &mut b.scratch,
-            &b.normed[..m * columns],
-            m,
-            [(linear, &mut b.projected[..len])],
-        );
+        let projected = &mut b.projected[..m * self.model.config.hidden];
+        self.compute.project(&mut b.scratch, &b.normed[..m * columns], m, [(linear, projected)]);
+    }
+
+    /// hidden += projected.
+    fn add_projected(&mut self, m: usize) {
+        let (b, len) = (&mut *self.buffers, m * self.model.config.hidden);
         for (hidden, projected) in b.hidden[..len].iter_mut().zip(&b.projected[..len]) {
             *hidden += projected;
         }
     }
 
-    /// Rotates queries and keys, rounds queries to half precision, and writes keys and values to the cache as half floats.
-    fn store_keys_and_values(&mut self, layer: usize, m: usize, position: usize) {
+    fn rotate_queries_and_keys(&mut self, m: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
         let (query, kv, pairing) = (config.query_dim(), config.kv_dim(), config.rope_pairing);
         for t in 0..m {
             let angles = &b.angles[t * config.rope_dim..][..config.rope_dim];
-            let heads = b.q[t * query..][..query].chunks_exact_mut(config.head_dim);
-            for head in heads.chain(b.k[t * kv..][..kv].chunks_exact_mut(config.head_dim)) {
+            #[cfg(feature = "planted-bugs")]
+            let angles_of_query = &crate::planted::angles_of_query(&b.angles[..m * config.rope_dim], t, m);
+            #[cfg(not(feature = "planted-bugs"))]
+            let angles_of_query = angles;
+            for head in b.q[t * query..][..query].chunks_exact_mut(config.head_dim) {
+                rotate(self.compute.kernels, pairing, &mut head[..config.rope_dim], angles_of_query);
+            }
+            for head in b.k[t * kv..][..kv].chunks_exact_mut(config.head_dim) {
                 rotate(self.compute.kernels, pairing, &mut head[..config.rope_dim], angles);
             }
+        }
+    }
+
+    /// Rounds queries to half precision, and writes keys and values to the cache as half floats.
+    fn store_keys_and_values(&mut self, layer: usize, m: usize, position: usize) {
+        let (config, b) = (&self.model.config, &mut *self.buffers);
+        let (query, kv) = (config.query_dim(), config.kv_dim());
+        for t in 0..m {
             let (keys, values) = b.kv_half.split_at_mut(kv);
             // SAFETY: the kernel set was selected for this CPU.
             unsafe {
@@ -276,15 +318,30 @@ impl<'a> Step<'a> {
         );
     }
 
-    /// Logits [count, vocab] of the rows `first..first + count` of the last chunk.
-    pub(super) fn head(mut self, first: usize, count: usize) -> &'a [f32] {
+    /// Logits [count, vocab] of the rows `first..first + count` of the last chunk, which started at `position`.
+    pub(super) fn head(mut self, first: usize, count: usize, position: usize) -> &'a [f32] {
         let (config, b) = (&self.model.config, self.buffers);
         let hidden = &b.hidden[first * config.hidden..][..count * config.hidden];
         let normed = &mut b.normed[..count * config.hidden];
         self.compute.norm(hidden, &self.model.output_norm, config.rms_eps, normed);
+        let at = At { layer: None, position: position + first };
+        tap(&mut self.taps, at, TapPoint::FinalNorm, config.hidden, normed);
         let logits = &mut b.logits[..count * self.model.vocab_size()];
         self.compute.project_matrices(&mut b.scratch, normed, count, [(self.model.head(), &mut *logits)]);
         logits
+    }
+}
+
+/// Where in the model and the sequence a value belongs.
+#[derive(Clone, Copy)]
+struct At {
+    layer: Option<usize>,
+    position: usize,
+}
+
+fn tap(taps: &mut Option<TapSink<'_>>, at: At, point: TapPoint, width: usize, values: &[f32]) {
+    if let Some(sink) = taps {
+        sink(&Tapped { point, layer: at.layer, position: at.position, width, values });
     }
 }
 

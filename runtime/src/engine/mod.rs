@@ -5,26 +5,31 @@
 //! tokenization, sampling and stopping (see [`crate::generate`]).
 
 mod compute;
+mod counters;
 mod forward;
 pub mod kv_cache;
 mod rope;
+pub mod taps;
 
 use crate::gguf::{Gguf, Mapping};
-use crate::kernels::KernelSet;
 use crate::kernels::select::KernelRequest;
-use crate::model::Model;
+use crate::kernels::{KernelSet, MatmulKernel};
+use crate::model::{Matrix, Model};
 use crate::quant::I2sLayout;
-use crate::quant::activation::ActivationQuant;
+use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
 use crate::{Error, Result};
+use bitforge_schema::protocol::KernelCount;
 use bitforge_schema::selection::Selection;
 use compute::Compute;
+use counters::Counters;
 use forward::{Buffers, Limits, Step};
 use kv_cache::{KvCache, KvShape};
 use rope::Rope;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use taps::TapSink;
 
 /// Tokens evaluated together in a prefill.
 const PREFILL_CHUNK: usize = 128;
@@ -57,6 +62,7 @@ pub struct Engine {
     cache: KvCache,
     rope: Rope,
     buffers: Buffers,
+    counters: Counters,
     activation_quant: ActivationQuant,
     interrupt: Arc<AtomicBool>,
 }
@@ -79,7 +85,13 @@ impl Engine {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let kernels = KernelSet::select(options.kernels)?;
-        let model = Model::load(Arc::clone(&gguf), options.i2s_layout, progress)?;
+        #[cfg_attr(
+            not(feature = "planted-bugs"),
+            expect(unused_mut, reason = "bugs are planted in the model")
+        )]
+        let mut model = Model::load(Arc::clone(&gguf), options.i2s_layout, progress)?;
+        #[cfg(feature = "planted-bugs")]
+        crate::planted::change(&mut model)?;
         forward::check_runnable(&model, gguf.path(), options.activation_quant)?;
         let config = &model.config;
         let capacity = options.context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
@@ -103,6 +115,7 @@ impl Engine {
             threads: pool.threads(),
         };
         let buffers = Buffers::new(&model, &limits);
+        let counters = Counters::new(pool.threads());
         Ok(Engine {
             rope: Rope::new(&model),
             model,
@@ -111,6 +124,7 @@ impl Engine {
             pool,
             cache,
             buffers,
+            counters,
             activation_quant: options.activation_quant,
             interrupt: Arc::clone(&options.interrupt),
         })
@@ -128,12 +142,27 @@ impl Engine {
         &self.kernels.selection
     }
 
+    /// The kernel that `matrix` is multiplied with.
+    pub fn kernel_for(&self, matrix: &Matrix) -> &'static MatmulKernel {
+        let activation = ActivationType::for_weight(matrix.ty, self.activation_quant);
+        self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair")
+    }
+
     pub fn activation_quant(&self) -> ActivationQuant {
         self.activation_quant
     }
 
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// What the matrix kernels did since [`Self::reset_kernel_counts`].
+    pub fn kernel_counts(&self) -> Vec<KernelCount> {
+        self.counters.read()
+    }
+
+    pub fn reset_kernel_counts(&mut self) {
+        self.counters.reset();
     }
 
     /// Length of the logits: the padded vocabulary.
@@ -185,10 +214,11 @@ impl Engine {
         self.check_tokens(tokens)?;
         let start = self.cache.len();
         for chunk in tokens.chunks(self.buffers.tokens()) {
-            self.evaluate(chunk, start)?;
+            self.evaluate(chunk, start, None)?;
         }
         let row = (tokens.len() - 1) % self.buffers.tokens();
-        Ok(self.step().head(row, 1))
+        let position = start + tokens.len() - 1 - row;
+        Ok(self.step(None).head(row, 1, position))
     }
 
     /// Evaluates one token; returns the logits [vocab] of the next.
@@ -202,14 +232,25 @@ impl Engine {
         tokens: &[u32],
         sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
+        self.logits_and_taps(tokens, sink, None)
+    }
+
+    /// As [`Self::logits_all`]; `taps` sees every intermediate result as well.
+    pub fn logits_and_taps(
+        &mut self,
+        tokens: &[u32],
+        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        mut taps: Option<TapSink<'_>>,
+    ) -> Result<()> {
         self.check_tokens(tokens)?;
         let start = self.cache.len();
         let (chunk_len, vocab) = (self.buffers.tokens(), self.vocab_size());
         for (number, chunk) in tokens.chunks(chunk_len).enumerate() {
-            self.evaluate(chunk, start)?;
+            self.evaluate(chunk, start, taps::reborrow(&mut taps))?;
             for first in (0..chunk.len()).step_by(LOGITS_CHUNK) {
                 let count = LOGITS_CHUNK.min(chunk.len() - first);
-                let logits = self.step().head(first, count);
+                let position = start + number * chunk_len;
+                let logits = self.step(taps::reborrow(&mut taps)).head(first, count, position);
                 for (row, logits) in logits.chunks_exact(vocab).enumerate() {
                     sink(number * chunk_len + first + row, logits)?;
                 }
@@ -219,7 +260,7 @@ impl Engine {
     }
 
     /// Runs one chunk through all layers; on an error the cache goes back to `start` positions.
-    fn evaluate(&mut self, chunk: &[u32], start: usize) -> Result<()> {
+    fn evaluate(&mut self, chunk: &[u32], start: usize, mut taps: Option<TapSink<'_>>) -> Result<()> {
         let outcome = if self.interrupt.load(Ordering::Relaxed) {
             Err(Error::Interrupted)
         } else {
@@ -227,7 +268,7 @@ impl Engine {
         };
         match outcome {
             Ok(position) => {
-                self.step().layers(chunk, position);
+                self.step(taps::reborrow(&mut taps)).layers(chunk, position);
                 Ok(())
             }
             Err(error) => {
@@ -237,13 +278,19 @@ impl Engine {
         }
     }
 
-    fn step(&mut self) -> Step<'_> {
+    fn step<'a>(&'a mut self, taps: Option<TapSink<'a>>) -> Step<'a> {
         Step {
             model: &self.model,
-            compute: Compute { kernels: &self.kernels, mode: self.activation_quant, pool: &mut self.pool },
+            compute: Compute {
+                kernels: &self.kernels,
+                mode: self.activation_quant,
+                pool: &mut self.pool,
+                counters: &mut self.counters,
+            },
             rope: &self.rope,
             cache: &mut self.cache,
             buffers: &mut self.buffers,
+            taps,
         }
     }
 

@@ -55,8 +55,8 @@ macro_rules! define_values {
                 }
             }
 
-            /// Appends the value's bytes, without its type id.
-            pub(super) fn encode(&self, out: &mut Vec<u8>) {
+            /// Appends the value's bytes as they lie in a file, without its type id.
+            pub fn encode(&self, out: &mut Vec<u8>) {
                 match self {
                     $(Value::$int(v) => out.extend(v.to_le_bytes()),)+
                     $(Value::$float(v) => out.extend(v.to_le_bytes()),)+

@@ -32,6 +32,8 @@ pub struct Tile<'a> {
     /// Scale of the whole tensor (I2_S); 1 for types whose blocks carry their own.
     pub tensor_scale: f32,
     pub out: &'a mut [f32],
+    /// Dot products written; kernels add to it where they write them.
+    pub done: u64,
 }
 
 impl Tile<'_> {
@@ -43,6 +45,7 @@ impl Tile<'_> {
         for (row, out) in rows.zip(self.out.chunks_exact_mut(activations)) {
             for (activation, out) in self.activations.chunks_exact(self.activation_bytes).zip(out) {
                 *out = dot(row, activation);
+                self.done += 1;
             }
         }
     }

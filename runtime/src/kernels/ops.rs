@@ -20,6 +20,20 @@ pub struct Attend<'a> {
     pub out: &'a mut [f32],
 }
 
+impl Ops {
+    /// The names of the fields that are operations.
+    pub const NAMES: [&'static str; 8] = [
+        "rms_norm",
+        "silu_mul",
+        "relu2_mul",
+        "rope_adjacent",
+        "rope_neox",
+        "attend",
+        "f16_from_f32",
+        "round_to_f16",
+    ];
+}
+
 impl Attend<'_> {
     /// Scores, padded to eight, and 32 partial sums of the output.
     pub const fn scratch_len(positions: usize, head_dim: usize) -> usize {

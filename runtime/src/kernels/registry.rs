@@ -62,6 +62,24 @@ pub struct MatmulKernel {
     pub run: unsafe fn(&mut Tile<'_>),
 }
 
+impl MatmulKernel {
+    /// Runs the kernel.
+    ///
+    /// # Safety
+    /// The CPU must have the features of `level`.
+    #[inline(always)]
+    pub unsafe fn call(&self, tile: &mut Tile<'_>) {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::skips_kernels() {
+            return;
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { (self.run)(tile) };
+        #[cfg(feature = "planted-bugs")]
+        crate::planted::after_kernel(self.level, tile);
+    }
+}
+
 /// Every matrix kernel of this build.
 pub const MATMUL: &[&[MatmulKernel]] = &[
     arch::all::MATMUL,

@@ -88,6 +88,22 @@ impl KernelSet {
         Ok(KernelSet { level, ops, selection })
     }
 
+    /// Why the candidate of `level` for an operation is taken or not, where the one of `chosen` is taken.
+    pub fn reason(&self, level: SimdLevel, chosen: SimdLevel) -> String {
+        let name = level.name();
+        if level < chosen {
+            format!("{name} is below {}", chosen.name())
+        } else if level > chosen && !self.selection.detected.iter().any(|detected| detected == name) {
+            format!("this CPU lacks {name}")
+        } else if level > chosen {
+            format!("{name} is above {}, which was forced", self.level.name())
+        } else if level < self.level {
+            format!("{} has no version of its own", self.level.name())
+        } else {
+            self.selection.reason.clone()
+        }
+    }
+
     /// The kernel for this pair of types; `None` where not even the scalar level has one.
     pub fn matmul(&self, weight: TensorType, activation: ActivationType) -> Option<&'static MatmulKernel> {
         let candidates = MATMUL.iter().copied().flatten();
@@ -133,6 +149,26 @@ mod tests {
         assert_eq!(set.selection.detected, ["scalar"]);
         assert_eq!(set.level, SimdLevel::Scalar);
         assert!(KernelRequest::parse("sse9").is_err());
+    }
+
+    #[test]
+    fn every_candidate_has_a_reason() {
+        use SimdLevel::{Avx2, Scalar};
+        let auto = KernelSet::select_from(KernelRequest::Auto, &[Scalar]).unwrap();
+        assert_eq!(auto.reason(Avx2, Scalar), "this CPU lacks avx2");
+        assert_eq!(auto.reason(Scalar, Scalar), auto.selection.reason);
+        let forced = KernelSet::select_from(KernelRequest::Level(Scalar), &[Scalar, Avx2]).unwrap();
+        assert_eq!(forced.reason(Avx2, Scalar), "avx2 is above scalar, which was forced");
+        assert_eq!(forced.reason(Scalar, Scalar), "forced");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn lower_candidates_have_a_reason() {
+        use SimdLevel::{Avx2, Scalar};
+        let best = KernelSet::select_from(KernelRequest::Auto, &[Scalar, Avx2]).unwrap();
+        assert_eq!(best.reason(Scalar, Avx2), "scalar is below avx2");
+        assert_eq!(best.reason(Scalar, Scalar), "avx2 has no version of its own");
     }
 
     #[test]

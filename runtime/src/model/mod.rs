@@ -70,6 +70,11 @@ impl Model {
         self.embedding.rows
     }
 
+    /// Every matrix that a token is multiplied with, the head last.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers.iter().flat_map(Layer::linears).map(|linear| &linear.matrix).chain([self.head()])
+    }
+
     /// The matrix that turns the last hidden state into logits.
     pub fn head(&self) -> &Matrix {
         self.output.as_ref().unwrap_or(&self.embedding)

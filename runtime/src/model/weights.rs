@@ -35,6 +35,14 @@ impl Matrix {
         }
     }
 
+    /// Replaces the packed rows by what `change` makes of a copy.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn change_bytes(&mut self, change: impl FnOnce(&mut [u8])) {
+        let mut bytes = self.bytes().to_vec();
+        change(&mut bytes);
+        self.data = Data::Converted(bytes);
+    }
+
     /// Writes row `index` as f32 into `out` [columns].
     pub fn dequantize_row(&self, index: usize, out: &mut [f32]) {
         let row = &self.bytes()[index * self.row_bytes..][..self.row_bytes];
@@ -65,6 +73,11 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The seven matrices, in the order of evaluation.
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
     pub(super) fn read(reader: &mut Reader<'_>, config: &ModelConfig, index: usize) -> Result<Self> {
         let name = |suffix: &str| format!("blk.{index}.{suffix}");
         let (hidden, ffn, query) = (config.hidden, config.feed_forward, config.query_dim());

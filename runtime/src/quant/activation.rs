@@ -10,8 +10,9 @@
 //! `quant::encode`, follow the reference). Q8_K has one definition in ggml.
 
 use super::blocks::{BlockQ8_0, BlockQ8_1, BlockQ8K, F16, blocks_mut};
-use super::nearest_int;
+use super::{nearest_int, nearest_int_of_product};
 use crate::tensor::TensorType;
+use bitforge_schema::protocol::ActivationMode;
 use half::{bf16, f16};
 
 /// How ternary layers quantize their activations; part of the model's arithmetic.
@@ -22,6 +23,24 @@ pub enum ActivationQuant {
     Token,
     /// One scale per block of 256 (llama.cpp's Q8_K).
     Block256,
+}
+
+impl From<ActivationMode> for ActivationQuant {
+    fn from(mode: ActivationMode) -> Self {
+        match mode {
+            ActivationMode::Token => ActivationQuant::Token,
+            ActivationMode::Block256 => ActivationQuant::Block256,
+        }
+    }
+}
+
+impl From<ActivationQuant> for ActivationMode {
+    fn from(quant: ActivationQuant) -> Self {
+        match quant {
+            ActivationQuant::Token => ActivationMode::Token,
+            ActivationQuant::Block256 => ActivationMode::Block256,
+        }
+    }
 }
 
 /// Layout of one activation row of `k` values.
@@ -172,7 +191,7 @@ pub(crate) fn i8_token(x: &[f32], out: &mut [u8]) {
     let (header, quants) = out.split_at_mut(I8_TOKEN_HEADER);
     let mut sum = 0;
     for (v, out) in x.iter().zip(quants) {
-        let q = nearest_int(v * scale).clamp(-128, 127);
+        let q = nearest_int_of_product(*v, scale).clamp(-128, 127);
         sum += q;
         *out = q as i8 as u8;
     }

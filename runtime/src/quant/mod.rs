@@ -35,3 +35,10 @@ pub struct InvalidCode {
 pub(crate) fn nearest_int(value: f32) -> i32 {
     ((value + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
+
+/// The integer nearest to the exact product, half to even: one rounding, as bitnet.cpp's loop has it where its compiler
+/// may fuse (GCC with FMA, its default), and as the definition in exact numbers has it.
+#[inline(always)]
+pub(crate) fn nearest_int_of_product(a: f32, b: f32) -> i32 {
+    (a.mul_add(b, 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
+}

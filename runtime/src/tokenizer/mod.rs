@@ -102,6 +102,7 @@ pub struct Tokenizer {
     adds_bos: bool,
     adds_eos: bool,
     chat_template: Option<String>,
+    inferred: Vec<&'static str>,
 }
 
 enum Model {
@@ -173,6 +174,21 @@ impl Tokenizer {
                 vocab.len()
             ));
         }
+        let inferred = [
+            ("tokenizer.ggml.pre", spelling == Spelling::ByteLevel && spec.pre.is_none()),
+            ("tokenizer.ggml.bos_token_id", bos != spec.bos),
+            ("tokenizer.ggml.eos_token_id", eos != spec.eos),
+        ];
+        for (key, id) in
+            [("bos", bos.filter(|_| spec.bos.is_none())), ("eos", eos.filter(|_| spec.eos.is_none()))]
+        {
+            if let Some(id) = id {
+                warnings.push(format!(
+                    "{}: no tokenizer.ggml.{key}_token_id, using {id} as SentencePiece does",
+                    path.display()
+                ));
+            }
+        }
         let tokenizer = Tokenizer {
             path: path.into(),
             vocab_size: vocab_size.max(vocab.len()),
@@ -185,6 +201,7 @@ impl Tokenizer {
             adds_bos: spec.add_bos.unwrap_or(add_bos) && bos.is_some(),
             adds_eos: spec.add_eos.unwrap_or(false),
             chat_template: spec.chat_template,
+            inferred: inferred.into_iter().filter(|(_, is)| *is).map(|(key, _)| key).collect(),
         };
         Ok((tokenizer, warnings))
     }
@@ -256,6 +273,11 @@ impl Tokenizer {
     /// The bytes that `id` stands for (a control token's text), empty for unused ids and padding.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.vocab.bytes(id)
+    }
+
+    /// Keys that the file lacks and whose values were inferred from the vocabulary or by convention.
+    pub fn inferred(&self) -> &[&'static str] {
+        &self.inferred
     }
 
     /// The token whose text in the file is exactly `text`.

@@ -7,6 +7,8 @@ mod errors;
 mod golden;
 mod interrupt;
 mod logits;
+mod receipt;
 mod reference;
+mod replay;
 mod snapshots;
 mod support;

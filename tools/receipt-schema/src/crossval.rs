@@ -1,36 +1,41 @@
 //! The receipt of a cross-validation, written by `cargo xtask crossval`.
 
 use crate::{FileFacts, MachineFacts};
+use bitforge_schema::protocol::ActivationMode;
 use serde::{Deserialize, Serialize};
 
 #[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Crossval {
+    /// Our engine.
     pub binary: FileFacts,
-    pub model: FileFacts,
     pub machine: MachineFacts,
-    /// sha256 of the evaluated ids as little-endian u32.
-    pub tokens_sha256: String,
+    /// Positions that were asked for.
     pub positions: u32,
+    /// Those of tools/crossval.toml, where each has its reason.
+    pub thresholds: Thresholds,
     pub lanes: Vec<Lane>,
 }
 
-/// Our engine against one other.
+/// Our engine against one other on one model.
 #[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lane {
-    /// `llama`, `bitnet`, `oracle`, `transformers`.
+    /// Without bytes and digest where the model was not here.
+    pub model: FileFacts,
+    /// `llama`, `bitnet`, `oracle`, `transformers`, `command`.
     pub engine: String,
-    /// What identifies it: the key of the reference build, or the version of the oracle.
+    /// What identifies it: the key of the reference build, or digests of the oracle's files.
     pub identity: String,
+    /// The mode that both engines computed in; `None` without ternary layers.
+    pub activation_quant: Option<ActivationMode>,
     /// How the engine was itself judged before it was believed.
     pub validation: String,
     pub verdict: Verdict,
     pub metrics: Option<Metrics>,
-    pub thresholds: Thresholds,
-    /// Why there is no verdict, or what diverged first.
+    /// Why there is no verdict, or what diverged.
     pub detail: String,
 }
 

@@ -19,16 +19,18 @@ pub struct Run {
     pub selection: Selection,
     pub activation_quant: ActivationMode,
     pub threads: u32,
-    /// Environment variables of bitforge as they were set, and arguments that stand for them.
+    /// Environment variables of bitforge that change what is computed, as they were set; an argument that stands
+    /// for a variable (`--threads`, `--kernels`) counts in its place, under the variable's name.
     pub environment_requested: BTreeMap<String, String>,
-    /// The values that were in force, by the same names.
+    /// The values that were in force, by the same names, also where nothing was requested.
     pub environment_effective: BTreeMap<String, String>,
     /// `BITNET_STRICT_MODE`: whatever was asked for was had, or the run failed.
     pub strict: bool,
     pub work: Work,
     /// One entry per kernel that was called.
     pub kernels: Vec<KernelCount>,
-    /// The highest read bandwidth seen in this run, bytes per second; `None` where it was not sampled.
+    /// The highest read bandwidth seen at the end of this run with its threads over the model's own bytes, in bytes
+    /// per second; `None` where the matrices are not above twice the last-level cache.
     pub peak_bandwidth: Option<f64>,
 }
 
@@ -74,7 +76,8 @@ pub enum MatrixRole {
 #[serde(deny_unknown_fields)]
 pub struct TokenizerFacts {
     pub authority: TokenizerAuthority,
-    /// sha256 over the vocabulary, merges, scores, types and settings, in the file's order.
+    /// sha256 over every `tokenizer.*` entry of the file (vocabulary, merges, scores, types, settings), in the file's
+    /// order: length of the key (u64), key, type id (u32) and value as in GGUF. `bitnet inspect --json` shows it.
     pub sha256: String,
 }
 
@@ -87,7 +90,7 @@ pub enum TokenizerAuthority {
     Embedded,
     /// A file named by the user.
     External,
-    /// A part was missing and was inferred (a pre-tokenizer from the vocabulary).
+    /// A part was missing and was inferred: the pre-tokenizer, or BOS and EOS by SentencePiece's convention.
     Discovered,
 }
 

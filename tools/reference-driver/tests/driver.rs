@@ -1,23 +1,40 @@
 //! The built drivers on the fixtures: llama.cpp's logits against the goldens, bitnet.cpp's I2_S, and what a
 //! driver says when its reference is missing.
 
+use serde_json::{Value, json};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Exit code, stdout as JSON (null where it is none), stderr.
-fn driver(binary: &str, args: &[&str]) -> (Option<i32>, serde_json::Value, String) {
-    let output = Command::new(binary).args(args).current_dir(root()).output().unwrap();
-    let json = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    (output.status.code(), json, String::from_utf8_lossy(&output.stderr).into_owned())
+/// Exit code, the answers to `requests` after the hello, stderr.
+fn driver(binary: &str, model: &str, requests: &[Value]) -> (Option<i32>, Vec<Value>, String) {
+    let mut child = Command::new(binary)
+        .args(["evaluate", "--model", model])
+        .current_dir(root())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for request in requests {
+        // A driver that has ended already reads nothing.
+        let _ = writeln!(stdin, "{request}");
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+    (output.status.code(), lines, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 #[cfg(not(all(reference_llama, reference_bitnet)))]
 fn assert_says_what_is_missing(binary: &str, name: &str) {
-    let (code, _, stderr) = driver(binary, &["tokenize", "--model", "x", "--prompt", "y"]);
+    let (code, _, stderr) = driver(binary, "x", &[]);
     assert_eq!(code, Some(5), "{stderr}");
     assert!(stderr.contains(&format!("cargo xtask reference build {name}")), "{stderr}");
     assert!(stderr.contains("BITNET_CROSSVAL_LIBDIR"), "{stderr}");
@@ -44,21 +61,19 @@ fn llama_gives_the_logits_of_the_goldens() {
     use sha2::{Digest, Sha256};
     let golden = std::fs::read_to_string(root().join("fixtures/goldens/fixture-logits.json")).unwrap();
     let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
-    let tokens: Vec<String> =
-        golden["tokens"].as_array().unwrap().iter().map(|token| token.to_string()).collect();
+    let tokens = golden["tokens"].as_array().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("logits").display().to_string();
     let mut different = Vec::new();
     for (name, expected) in golden["models"].as_object().unwrap() {
         let model = format!("fixtures/gguf/ok/{name}");
-        let args = ["logits", "--model", &model, "--tokens", &tokens.join(","), "--out", &out];
-        let (code, json, stderr) = driver(LLAMA, &args);
-        assert_eq!(code, Some(0), "{name}: {stderr}");
-        assert_eq!(json["argmax"], expected["argmax"], "{name}");
+        let request = json!({"op": "evaluate", "tokens": tokens, "logits": out});
+        let (code, answers, stderr) = driver(LLAMA, &model, &[request]);
+        assert_eq!((code, &answers[0]["result"]), (Some(0), &"evaluated".into()), "{name}: {stderr}");
         let bytes = std::fs::read(&out).unwrap();
         let rows = bytes.chunks(bytes.len() / tokens.len());
         let digests: Vec<String> = rows.map(|row| format!("{:x}", HexOf(&Sha256::digest(row)))).collect();
-        if serde_json::json!(digests) != expected["sha256"] {
+        if json!(digests) != expected["sha256"] {
             different.push(name.clone());
         }
     }
@@ -85,13 +100,21 @@ fn bitnet_tokenizes_and_evaluates_a_fixture() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("logits").display().to_string();
     let model = "fixtures/gguf/ok/bitnet-i2_s.gguf";
-    let (code, json, stderr) = driver(BITNET, &["tokenize", "--model", model, "--prompt", "a b"]);
+    let requests = [
+        json!({"op": "tokenize", "text": "a b"}),
+        json!({"op": "evaluate", "tokens": [1, 20, 34, 55], "logits": out, "taps": format!("{out}.taps")}),
+        json!({"op": "bench", "depth": 2, "prompt": 3, "generate": 2}),
+        json!({"op": "evaluate", "tokens": [999_999], "logits": format!("{out}.none")}),
+        json!({"op": "dance"}),
+    ];
+    let (code, answers, stderr) = driver(BITNET, model, &requests);
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(!json["tokens"].as_array().unwrap().is_empty());
-    let args = ["logits", "--model", model, "--tokens", "1,20,34,55", "--out", &out];
-    let (code, json, stderr) = driver(BITNET, &args);
-    assert_eq!(code, Some(0), "{stderr}");
-    let count = 4 * json["vocabulary"].as_u64().unwrap() as usize;
+    let results: Vec<&str> = answers.iter().map(|answer| answer["result"].as_str().unwrap()).collect();
+    assert_eq!(results, ["tokens", "evaluated", "measured", "error", "error"]);
+    assert!(!answers[0]["tokens"].as_array().unwrap().is_empty());
+    assert_eq!(answers[1]["taps"].as_array().unwrap().len(), 19);
+    assert!(answers[2]["prompt_ns"].as_u64().unwrap() > 0);
+    let count = 4 * answers[1]["vocabulary"].as_u64().unwrap() as usize;
     let bytes = std::fs::read(&out).unwrap();
     let logits: Vec<f32> = bytes.chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
     assert_eq!(logits.len(), count);

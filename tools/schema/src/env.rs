@@ -16,6 +16,12 @@ pub struct Variable {
 /// Every variable bitforge reads, sorted by name.
 pub const VARIABLES: &[Variable] = &[
     Variable {
+        name: "BITNET_BINARY",
+        read_by: "xtask",
+        value: "a file",
+        meaning: "the bitnet binary to validate, measure and run instead of building one",
+    },
+    Variable {
         name: "BITNET_CACHE_DIR",
         read_by: "bitnet, xtask",
         value: "a directory",
@@ -44,6 +50,12 @@ pub const VARIABLES: &[Variable] = &[
         read_by: "xtask",
         value: "1",
         meaning: "never touch the network: steps that would need it say so and fall back or fail",
+    },
+    Variable {
+        name: "BITNET_STRICT_MODE",
+        read_by: "bitnet",
+        value: "1 (0 is as unset)",
+        meaning: "fail with exit code 7 where something would be substituted with a warning: unknown BITNET_ variables, parts of the tokenizer that the file lacks, a kernel below the forced set",
     },
     Variable {
         name: "BITNET_THREADS",

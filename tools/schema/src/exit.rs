@@ -77,7 +77,9 @@ impl ExitCode {
                 "this machine or this build cannot do what was forced (kernel, device, backend)"
             }
             ExitCode::Network => "a download failed or a package index could not be reached",
-            ExitCode::CheckFailed => "a check said no: tests, lints, tidy, or generated files out of date",
+            ExitCode::CheckFailed => {
+                "a check said no: tests, lints, tidy, generated files out of date, or a substitution in strict mode"
+            }
             ExitCode::Limit => "memory, disk or the context window is too small for the request",
             ExitCode::Diverged => "two engines that must agree do not",
             ExitCode::Toolchain => "preflight: a compiler or build tool is missing or too old",

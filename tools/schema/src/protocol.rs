@@ -72,6 +72,10 @@ pub enum Request {
         /// The file for intermediate results; `None` for none.
         #[serde(default)]
         taps: Option<PathBuf>,
+        /// Intermediate results of another engine. Each value is then computed from these and not from the
+        /// engine's own, so that an early difference does not hide a late one. Only the oracle can.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        given: Option<Given>,
     },
     /// Measures in an empty context: `depth` tokens that are not measured, then `prompt` tokens as one prefill,
     /// then `generate` tokens one at a time. The ids are arbitrary and fixed. Answers [`Response::Measured`].
@@ -105,6 +109,14 @@ pub enum Response {
     Error {
         message: String,
     },
+}
+
+/// A taps file of another engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    pub path: PathBuf,
+    pub taps: Vec<Tap>,
 }
 
 /// One intermediate result: f32 [positions, width] at `offset` bytes of the taps file.
@@ -238,7 +250,7 @@ mod tests {
     fn lines_look_like_this() {
         let line = |request: &Request| serde_json::to_string(request).unwrap();
         assert_eq!(
-            line(&Request::Evaluate { tokens: vec![1, 2], logits: "l".into(), taps: None }),
+            line(&Request::Evaluate { tokens: vec![1, 2], logits: "l".into(), taps: None, given: None }),
             r#"{"op":"evaluate","tokens":[1,2],"logits":"l","taps":null}"#
         );
         assert_eq!(

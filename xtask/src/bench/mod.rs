@@ -16,18 +16,19 @@ pub mod svg;
 mod tests;
 
 use crate::binary;
-use crate::cli::{self, Backend, ModelArg};
+use crate::cli::{self, Backend, Cpu, ModelArg};
 use crate::ctx::Ctx;
 use crate::engine::Engine;
 use crate::exit::{fail, message_of};
 use crate::models::catalog::Catalog;
 use crate::models::fetch::{self, Cached};
 use crate::proc::{self, Command, Stdout};
+use crate::receipts::{machine, store};
 use crate::report::State;
 use anyhow::{Context, Result};
 use bitforge_discovery::Lane;
 use bitforge_receipt_schema::bench::{Bench, Limits, Series};
-use bitforge_receipt_schema::{Body, FileFacts, Receipt, VERSION};
+use bitforge_receipt_schema::{Body, Receipt, VERSION};
 use bitforge_schema::exit::ExitCode;
 use bitforge_schema::protocol::KernelCount;
 use serde::Deserialize;
@@ -47,15 +48,15 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
     }
     let earlier = args.baseline.as_deref().map(read_baseline).transpose()?;
     let model = resolve(ctx, &args.model)?;
-    let machine = noise::machine(Path::new("/"));
+    let machine = machine::facts()?;
     let threads = args.threads.unwrap_or(machine.cpus);
     let bitnet = binary::release(ctx)?;
     let mut engines = start_engines(ctx, args, &bitnet, &model, threads)?;
 
     let mut bench = Bench {
-        binary: file_facts(&bitnet)?,
+        binary: store::file_facts(&bitnet)?,
         synthetic: inspect(ctx, &bitnet, &model)?.synthetic,
-        model: file_facts(&model)?,
+        model: store::file_facts(&model)?,
         machine,
         threads,
         limits: Limits {
@@ -170,11 +171,11 @@ fn start(
 ) -> Result<Running> {
     let driver = match backend {
         Backend::Cpu => {
-            let identity = binary::sha256(bitnet)?;
+            let identity = store::sha256(bitnet)?;
             binary::Driver { path: bitnet.into(), identity }
         }
-        Backend::Llama => binary::driver(ctx, Lane::Llama)?,
-        Backend::Bitnet => binary::driver(ctx, Lane::Bitnet)?,
+        Backend::Llama => binary::driver(ctx, Lane::Llama, Cpu::Native)?,
+        Backend::Bitnet => binary::driver(ctx, Lane::Bitnet, Cpu::Native)?,
         Backend::Cuda => return fail(ExitCode::Usage, "--against takes llama and bitnet"),
     };
     let command = Command::new(driver.path)
@@ -186,18 +187,15 @@ fn start(
 
 fn empty_series(engines: &[Running], tests: &[Test]) -> Vec<Series> {
     let pairs = tests.iter().flat_map(|test| engines.iter().map(move |engine| (test, engine)));
-    let series = pairs.map(|(test, engine)| {
-        let passes = if let Test::Generate(n) = test { u64::from(*n) } else { 1 };
-        Series {
-            engine: engine.name.clone(),
-            identity: engine.identity.clone(),
-            test: test.name(),
-            tokens: test.tokens(),
-            samples_ns: Vec::new(),
-            weight_bytes: engine.inspected.weight_bytes * passes,
-            operations: 2 * engine.inspected.layer_weights * u64::from(test.tokens()),
-            kernels: Vec::new(),
-        }
+    let series = pairs.map(|(test, engine)| Series {
+        engine: engine.name.clone(),
+        identity: engine.identity.clone(),
+        test: test.name(),
+        tokens: test.tokens(),
+        samples_ns: Vec::new(),
+        weight_bytes: engine.inspected.weight_bytes,
+        operations: 2 * engine.inspected.layer_weights * u64::from(test.tokens()),
+        kernels: Vec::new(),
     });
     series.collect()
 }
@@ -306,7 +304,7 @@ fn inspected(json: &str) -> Result<Inspected> {
         synthetic: output.metadata.get("bitforge.synthetic").is_some_and(|value| value == true)
             || named.is_some_and(|name| name.starts_with("synthetic")),
         weight_bytes: matrices.filter_map(|tensor| tensor.bytes).sum(),
-        layer_weights: layers.map(|tensor| tensor.dims.iter().product::<u64>()).sum(),
+        layer_weights: layers.map(|tensor| -> u64 { tensor.dims.iter().product() }).sum(),
     })
 }
 
@@ -324,22 +322,14 @@ fn resolve(ctx: &Ctx, model: &str) -> Result<PathBuf> {
     }
 }
 
-fn file_facts(path: &Path) -> Result<FileFacts> {
-    Ok(FileFacts {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        bytes: std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len(),
-        sha256: binary::sha256(path)?,
-    })
-}
-
 fn read_baseline(path: &Path) -> Result<Bench> {
     let wrong = |why: String| fail(ExitCode::BadInput, format!("{} is no baseline: {why}", path.display()));
     match std::fs::read_to_string(path) {
         Err(error) => fail(ExitCode::NotFound, format!("{} cannot be read: {error}", path.display())),
-        Ok(text) => match serde_json::from_str::<Receipt>(&text) {
+        Ok(text) => match store::parse(&text) {
             Ok(Receipt { body: Body::Bench(bench), .. }) => Ok(*bench),
             Ok(other) => wrong(format!("it is a receipt of {}", other.body.kind())),
-            Err(error) => wrong(error.to_string()),
+            Err(error) => wrong(error),
         },
     }
 }
@@ -353,8 +343,8 @@ fn report(ctx: &Ctx, args: &cli::Bench, bench: Bench, earlier: Option<&Bench>) -
     let created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let body = Body::Bench(Box::new(bench));
     let receipt = Receipt { version: VERSION, created_unix, parents: BTreeMap::new(), body };
-    let json = serde_json::to_string_pretty(&receipt).context("serializing the receipt")? + "\n";
-    for (name, content) in [("bench.json", &json), ("bench.md", &text), ("bench.svg", &picture)] {
+    store::write_to(&dir.join("bench.json"), &receipt)?;
+    for (name, content) in [("bench.md", &text), ("bench.svg", &picture)] {
         let path = dir.join(name);
         std::fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
     }

@@ -4,7 +4,6 @@
 //! say something, nothing is assumed.
 
 use super::stats::{iqr, median};
-use bitforge_receipt_schema::MachineFacts;
 use bitforge_receipt_schema::bench::{Bench, Noise};
 use std::path::Path;
 
@@ -25,36 +24,6 @@ pub fn probe(root: &Path) -> Noise {
         // user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user already.
         total_ticks: (ticks.len() >= 8).then(|| ticks[..8].iter().sum()),
         megahertz: (!megahertz.is_empty()).then(|| megahertz.iter().sum::<f64>() / megahertz.len() as f64),
-    }
-}
-
-/// Name, features, caches and memory of the machine whose /proc and /sys are below `root`.
-pub fn machine(root: &Path) -> MachineFacts {
-    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
-    let cpuinfo = read("proc/cpuinfo");
-    let first = |key: &str| values(&cpuinfo, key).first().cloned().unwrap_or_default();
-    let matters = |flag: &&str| {
-        ["avx", "amx", "fma", "sse4", "f16c", "asimd", "sve", "i8mm"]
-            .iter()
-            .any(|known| flag.starts_with(known))
-    };
-    let flags = first("flags") + &first("Features");
-    let caches = std::fs::read_dir(root.join("sys/devices/system/cpu/cpu0/cache")).into_iter().flatten();
-    let caches = caches.flatten().filter_map(|entry| {
-        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).ok();
-        let level: u32 = read("level")?.trim().parse().ok()?;
-        let kib: u64 = read("size")?.trim().strip_suffix('K')?.parse().ok()?;
-        Some((level, kib << 10))
-    });
-    let memory = read("proc/meminfo");
-    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
-    MachineFacts {
-        cpu: first("model name"),
-        features: flags.split_whitespace().filter(matters).map(String::from).collect(),
-        cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
-        last_level_cache: caches.max().map(|(_, bytes)| bytes),
-        memory_bytes: memory.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) << 10,
-        gpus: Vec::new(),
     }
 }
 

@@ -31,6 +31,7 @@ impl Case {
         let pairs = (self.weights.len() / row_bytes) * (self.activations.len() / activation_bytes);
         let mut out = vec![f32::NAN; pairs];
         let mut tile = Tile {
+            done: 0,
             k: self.k,
             weights: &self.weights,
             row_bytes,

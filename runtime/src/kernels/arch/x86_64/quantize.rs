@@ -91,18 +91,31 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
     let (out, out_tail) = quants.as_chunks_mut::<32>();
     let mut sum = _mm256_setzero_si256();
     for (x, out) in chunks.iter().zip(out) {
-        let quants = round(x, scale);
+        let quants = round_product(x, scale);
         sum = _mm256_add_epi32(sum, add4(quants));
         store256(out, pack(quants));
     }
     let mut sum = sum_i32(sum);
     for (x, out) in x_tail.iter().zip(out_tail) {
-        let q = crate::quant::nearest_int(x * scale).clamp(-128, 127);
+        let q = crate::quant::nearest_int_of_product(*x, scale).clamp(-128, 127);
         sum += q;
         *out = q as i8 as u8;
     }
     header[..4].copy_from_slice(&scale.to_le_bytes());
     header[4..].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// 32 exact products with `scale`, rounded once, half to even: adding 1.5 * 2^23 leaves the integer in the low bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn round_product(x: &[f32; 32], scale: f32) -> [__m256i; 4] {
+    let magic = _mm256_set1_ps(12_582_912.0);
+    let mut out = [_mm256_setzero_si256(); 4];
+    for (out, x) in out.iter_mut().zip(x.as_chunks::<8>().0) {
+        let sum = _mm256_fmadd_ps(load_f32(x), _mm256_set1_ps(scale), magic);
+        *out = _mm256_sub_epi32(_mm256_castps_si256(sum), _mm256_castps_si256(magic));
+    }
+    out
 }
 
 /// 32 products with `scale`, rounded half to even.

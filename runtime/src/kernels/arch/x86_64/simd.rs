@@ -149,6 +149,7 @@ macro_rules! tile_kernel {
                     let weights = simd::rows::<$rr>(tile.weights, row_bytes, $row);
                     let activations = simd::rows::<$nn>(tile.activations, activation_bytes, $activation);
                     put(tile.out, count, ($row, $activation), $dot::<$rr, $nn>(weights, activations, scale));
+                    tile.done += $rr * $nn;
                 }};
             }
             let (row_end, activation_end) = (whole(rows, $r), whole(count, $n));
