@@ -22,7 +22,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// From a checkout to real text: preflight, build, fetch a model, generate.
+    /// From a checkout to text that is proven: build everything, compare, measure, generate, verify.
     Up(Up),
     /// Format check, lints, every test of the workspace, repository rules, fixtures.
     Test(Test),
@@ -79,6 +79,74 @@ pub struct Up {
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 64)]
     pub max_tokens: u32,
+    /// Print the steps with what is cached, what they download and how long they may take; do nothing.
+    #[arg(long)]
+    pub plan: bool,
+    /// Leave these steps out.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub skip: Vec<UpStep>,
+    /// Run these steps alone, on what earlier runs left.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<UpStep>,
+    /// Compare and measure again, also where an earlier run did with the same inputs.
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// A step of `up`, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpStep {
+    /// What the machine has.
+    Preflight,
+    /// The release binary.
+    Build,
+    /// llama.cpp and bitnet.cpp.
+    Reference,
+    /// What the references' libraries can do.
+    Symbols,
+    /// Which kernels this CPU gets.
+    Kernels,
+    /// Fetch and verify.
+    Model,
+    /// Our logits against every engine that can judge them.
+    Crossval,
+    /// Speed, next to the references and the machine's limits.
+    Bench,
+    /// Text from the model.
+    Text,
+    /// Verify what the steps wrote.
+    Receipts,
+}
+
+impl UpStep {
+    pub const ALL: [UpStep; 10] = [
+        UpStep::Preflight,
+        UpStep::Build,
+        UpStep::Reference,
+        UpStep::Symbols,
+        UpStep::Kernels,
+        UpStep::Model,
+        UpStep::Crossval,
+        UpStep::Bench,
+        UpStep::Text,
+        UpStep::Receipts,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            UpStep::Preflight => "preflight",
+            UpStep::Build => "build",
+            UpStep::Reference => "reference",
+            UpStep::Symbols => "symbols",
+            UpStep::Kernels => "kernels",
+            UpStep::Model => "model",
+            UpStep::Crossval => "crossval",
+            UpStep::Bench => "bench",
+            UpStep::Text => "text",
+            UpStep::Receipts => "receipts",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -5,13 +5,14 @@
 
 use crate::exit::Failure;
 use crate::proc::Command;
-use crate::report::Reporter;
+use crate::report::{Format, Reporter};
 use anyhow::{Context, Result};
 use bitforge_schema::env::Env;
 use bitforge_schema::exit::ExitCode;
 use bitforge_schema::paths;
 use std::path::{Path, PathBuf};
 
+#[derive(Clone)]
 pub struct Ctx {
     /// The checkout, where one was found.
     root: Option<PathBuf>,
@@ -25,6 +26,13 @@ impl Ctx {
     pub fn new(root: Option<PathBuf>, env: Env, out: Reporter) -> Self {
         let offline = env.get("BITNET_OFFLINE").is_some_and(|value| value != "0");
         Ctx { root, env, out, offline }
+    }
+
+    /// The same for a part of a command whose JSON the whole command prints.
+    pub fn for_people(&self) -> Self {
+        let mut out = self.out;
+        out.format = Format::Human;
+        Ctx { out, ..self.clone() }
     }
 
     /// The root of the checkout: the folder with `xtask/Cargo.toml`.

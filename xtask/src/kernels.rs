@@ -85,8 +85,8 @@ mod tests {
             {"id": "f32.f32.scalar", "level": "scalar", "available": true, "selected": false, "reason": "scalar is below avx2"},
             {"id": "f32.f32.avx2", "level": "avx2", "available": true, "selected": true, "reason": "best"}]}]}"#;
         insta::assert_snapshot!(render(&serde_json::from_str(json).unwrap()), @r"
-        operation       selected      not chosen
-        matmul F32 F32  f32.f32.avx2  scalar: scalar is below avx2
+         operation       selected      not chosen
+         matmul F32 F32  f32.f32.avx2  scalar: scalar is below avx2
         requested=auto
         ");
     }

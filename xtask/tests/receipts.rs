@@ -63,7 +63,8 @@ struct Verdict {
 impl Verdict {
     fn gate(&self, number: u64) -> (&str, &str) {
         let gates = self.json["gates"].as_array().unwrap();
-        let gate = gates.iter().find(|gate| gate["gate"] == number).unwrap_or_else(|| panic!("{}", self.json));
+        let gate =
+            gates.iter().find(|gate| gate["gate"] == number).unwrap_or_else(|| panic!("{}", self.json));
         (gate["judgement"].as_str().unwrap(), gate["detail"].as_str().unwrap())
     }
 
@@ -148,8 +149,12 @@ fn gate_1_unknown_fields_and_bad_digests() {
 #[test]
 fn gate_10_an_edited_token_with_its_digest() {
     let mut receipt = honest();
-    let mut tokens: Vec<u64> =
-        receipt["body"]["work"]["output_tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap()).collect();
+    let mut tokens: Vec<u64> = receipt["body"]["work"]["output_tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t.as_u64().unwrap())
+        .collect();
     tokens[3] ^= 1;
     receipt["body"]["work"]["output_tokens"] = json!(tokens);
     receipt["body"]["work"]["output_sha256"] = json!(sha256_of_tokens(&tokens));

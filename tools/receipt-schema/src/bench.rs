@@ -66,7 +66,7 @@ pub struct Series {
     pub tokens: u32,
     /// Nanoseconds of each sample, in the order taken (interleaved with the other engines').
     pub samples_ns: Vec<u64>,
-    /// Bytes of weights that one token, or one prefill, has to read at least.
+    /// Bytes of weights that one sample has to read at least: all of them, once per generated token or prefill.
     pub weight_bytes: u64,
     /// int8 operations of the layers' matrices in one sample (a multiply and an add are two).
     pub operations: u64,

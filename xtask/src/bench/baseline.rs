@@ -5,7 +5,7 @@
 //! (generation) or of the int8 peak (prompts) that was sampled in the same run.
 
 use super::stats::Estimate;
-use super::summary::{OURS, Summary, bytes_read, rates, summarize};
+use super::summary::{OURS, Summary, rates, summarize};
 use bitforge_receipt_schema::bench::Bench;
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub fn compare(now: &Bench, then: &Bench) -> Vec<Change> {
 fn share(bench: &Bench, summary: &Summary, test: &str) -> Option<(String, Estimate)> {
     let series = bench.series.iter().find(|series| series.engine == OURS && series.test == test)?;
     let (unit, limit, work) = if test.starts_with("tg") {
-        ("read bandwidth", summary.bandwidth?, bytes_read(series))
+        ("read bandwidth", summary.bandwidth?, series.weight_bytes)
     } else {
         ("int8 peak", summary.int8?, series.operations)
     };

@@ -27,14 +27,13 @@ use crate::receipts::{machine, store};
 use crate::report::State;
 use anyhow::{Context, Result};
 use bitforge_discovery::Lane;
+use bitforge_receipt_schema::Body;
 use bitforge_receipt_schema::bench::{Bench, Limits, Series};
-use bitforge_receipt_schema::{Body, Receipt, VERSION};
 use bitforge_schema::exit::ExitCode;
 use bitforge_schema::protocol::KernelCount;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use summary::OURS;
 
 /// No single measurement may take longer.
@@ -178,8 +177,12 @@ fn start(
         Backend::Bitnet => binary::driver(ctx, Lane::Bitnet, Cpu::Native)?,
         Backend::Cuda => return fail(ExitCode::Usage, "--against takes llama and bitnet"),
     };
+    // References compute as they are fastest; ours has one way.
+    let mode: &[&str] = if backend == Backend::Cpu { &[] } else { &["--mode", "fast"] };
     let command = Command::new(driver.path)
-        .args(["evaluate", "--threads", &threads.to_string(), "--model"])
+        .args(["evaluate", "--threads", &threads.to_string()])
+        .args(mode.iter().copied())
+        .args(["--model"])
         .args([model]);
     let engine = Engine::start(ctx, &command, &format!("bench-{}", backend.name()), LIMIT)?;
     Ok(Running { name, identity: driver.identity, engine, inspected: inspect(ctx, bitnet, model)? })
@@ -187,15 +190,18 @@ fn start(
 
 fn empty_series(engines: &[Running], tests: &[Test]) -> Vec<Series> {
     let pairs = tests.iter().flat_map(|test| engines.iter().map(move |engine| (test, engine)));
-    let series = pairs.map(|(test, engine)| Series {
-        engine: engine.name.clone(),
-        identity: engine.identity.clone(),
-        test: test.name(),
-        tokens: test.tokens(),
-        samples_ns: Vec::new(),
-        weight_bytes: engine.inspected.weight_bytes,
-        operations: 2 * engine.inspected.layer_weights * u64::from(test.tokens()),
-        kernels: Vec::new(),
+    let series = pairs.map(|(test, engine)| {
+        let passes = if let Test::Generate(n) = test { u64::from(*n) } else { 1 };
+        Series {
+            engine: engine.name.clone(),
+            identity: engine.identity.clone(),
+            test: test.name(),
+            tokens: test.tokens(),
+            samples_ns: Vec::new(),
+            weight_bytes: engine.inspected.weight_bytes * passes,
+            operations: 2 * engine.inspected.layer_weights * u64::from(test.tokens()),
+            kernels: Vec::new(),
+        }
     });
     series.collect()
 }
@@ -323,35 +329,36 @@ fn resolve(ctx: &Ctx, model: &str) -> Result<PathBuf> {
 }
 
 fn read_baseline(path: &Path) -> Result<Bench> {
-    let wrong = |why: String| fail(ExitCode::BadInput, format!("{} is no baseline: {why}", path.display()));
-    match std::fs::read_to_string(path) {
-        Err(error) => fail(ExitCode::NotFound, format!("{} cannot be read: {error}", path.display())),
-        Ok(text) => match store::parse(&text) {
-            Ok(Receipt { body: Body::Bench(bench), .. }) => Ok(*bench),
-            Ok(other) => wrong(format!("it is a receipt of {}", other.body.kind())),
-            Err(error) => wrong(error),
-        },
+    match store::read(path)?.body {
+        Body::Bench(bench) => Ok(*bench),
+        other => fail(
+            ExitCode::BadInput,
+            format!("{} is no baseline: it is a receipt of {}", path.display(), other.kind()),
+        ),
     }
 }
 
 fn report(ctx: &Ctx, args: &cli::Bench, bench: Bench, earlier: Option<&Bench>) -> Result<ExitCode> {
-    let dir = args.out.clone().map_or_else(|| ctx.target_dir().map(|dir| dir.join("receipts")), Ok)?;
-    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let text = markdown::render(&bench, &noise::warnings(&bench));
     let changes = earlier.map(|earlier| baseline::compare(&bench, earlier));
     let picture = svg::render(&bench);
-    let created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let body = Body::Bench(Box::new(bench));
-    let receipt = Receipt { version: VERSION, created_unix, parents: BTreeMap::new(), body };
-    store::write_to(&dir.join("bench.json"), &receipt)?;
-    for (name, content) in [("bench.md", &text), ("bench.svg", &picture)] {
+    let parents = ["crossval", "model"].map(|kind| store::path(ctx, kind));
+    let parents: Vec<PathBuf> = parents.into_iter().collect::<Result<_>>()?;
+    let there: Vec<PathBuf> = parents.into_iter().filter(|path| path.is_file()).collect();
+    let receipt = store::write(ctx, Body::Bench(Box::new(bench)), &there)?;
+    let json = store::text(&receipt)?;
+    let dir = args.out.clone().map_or_else(|| store::folder(ctx), Ok)?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    for (name, content) in [("bench.json", &json), ("bench.md", &text), ("bench.svg", &picture)] {
         let path = dir.join(name);
-        std::fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
+        if path != receipt {
+            std::fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
+        }
     }
     ctx.out.line(&text);
     ctx.out.line(format!("{} {}", ctx.out.mark(State::Ok), dir.join("bench.json").display()));
     if ctx.out.is_json() {
-        ctx.out.json(&receipt)?;
+        ctx.out.json(&store::read(&receipt)?)?;
     }
     changes.map_or(Ok(ExitCode::Ok), |changes| judge(ctx, &changes))
 }

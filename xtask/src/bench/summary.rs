@@ -51,7 +51,7 @@ pub fn summarize(bench: &Bench) -> Summary {
             test: series.test.clone(),
             median,
             iqr: iqr(&rates)?,
-            bandwidth_share: bandwidth.map(|limit| bytes_read(series) as f64 / seconds / limit),
+            bandwidth_share: bandwidth.map(|limit| series.weight_bytes as f64 / seconds / limit),
             int8_share: int8.map(|limit| series.operations as f64 / seconds / limit),
         })
     });
@@ -64,11 +64,6 @@ pub fn summarize(bench: &Bench) -> Summary {
         })
     });
     Summary { rows: rows.collect(), comparisons: comparisons.collect(), bandwidth, int8 }
-}
-
-/// Bytes of weights that one sample reads at least: a prefill needs them once, generation once per token.
-pub fn bytes_read(series: &Series) -> u64 {
-    series.weight_bytes * if series.test.starts_with("tg") { u64::from(series.tokens) } else { 1 }
 }
 
 /// Tokens per second of each sample.

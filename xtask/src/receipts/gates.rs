@@ -8,7 +8,7 @@ use super::store;
 use crate::crossval::ModelFacts;
 use crate::crossval::lane::problems;
 use crate::crossval::settings::Thresholds;
-use bitforge_receipt_schema::bench::Bench;
+use bitforge_receipt_schema::bench::{Bench, Series};
 use bitforge_receipt_schema::crossval::{Crossval, Verdict};
 use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, Run, TokenizerAuthority};
 use bitforge_receipt_schema::{Body, FileFacts, Receipt};
@@ -318,8 +318,9 @@ fn bench_roofline(bench: &Bench) -> Judged {
     };
     let peak = bench.limits.read_bandwidth.iter().flatten().fold(0.0, |max: f64, sample| max.max(*sample));
     let decode = bench.series.iter().filter(|series| series.test.starts_with("tg"));
-    let speeds = decode.filter(|series| series.weight_bytes > 2 * cache).flat_map(|series| {
-        let bytes = series.weight_bytes as f64 * f64::from(series.tokens);
+    let large = |series: &&Series| series.weight_bytes / u64::from(series.tokens.max(1)) > 2 * cache;
+    let speeds = decode.filter(large).flat_map(|series| {
+        let bytes = series.weight_bytes as f64;
         series.samples_ns.iter().map(move |ns| bytes / (*ns as f64 * 1e-9))
     });
     match speeds.reduce(f64::max) {

@@ -93,6 +93,20 @@ pub fn run(args: &AnalyzeArgs, stdout: &mut dyn Write) -> anyhow::Result<ExitCod
     }
 }
 
+/// The names of what the libraries at `paths` are able to do between them, sorted.
+pub fn capabilities_of(paths: &[PathBuf]) -> anyhow::Result<Vec<&'static str>> {
+    let options = open::Options { all_symbols: false };
+    let mut names = std::collections::BTreeSet::new();
+    for path in paths {
+        let bytes =
+            open::bytes(path, open::Access::Map).with_context(|| format!("reading {}", path.display()))?;
+        let libraries = open::read(&display(path), &bytes, &options)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        names.extend(libraries.iter().flat_map(capabilities::find).map(|found| found.name));
+    }
+    Ok(names.into_iter().collect())
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     let json = error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
