@@ -95,7 +95,7 @@ fn receipts() -> String {
     }
     page.push_str(
         "\nWhether the compute was real is derived from gates 2, 3, 4 and 10 and is no field of a receipt. What the \
-         gates can\nand cannot show: [honest receipts](../explanation/honest-receipts.md).\n",
+         gates can\nand cannot show is in `docs/explanation/honest-receipts.md`.\n",
     );
     page
 }
