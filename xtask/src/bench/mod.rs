@@ -342,10 +342,8 @@ fn report(ctx: &Ctx, args: &cli::Bench, bench: Bench, earlier: Option<&Bench>) -
     let text = markdown::render(&bench, &noise::warnings(&bench));
     let changes = earlier.map(|earlier| baseline::compare(&bench, earlier));
     let picture = svg::render(&bench);
-    let parents = ["crossval", "model"].map(|kind| store::path(ctx, kind));
-    let parents: Vec<PathBuf> = parents.into_iter().collect::<Result<_>>()?;
-    let there: Vec<PathBuf> = parents.into_iter().filter(|path| path.is_file()).collect();
-    let receipt = store::write(ctx, Body::Bench(Box::new(bench)), &there)?;
+    let parents = store::parents_of(ctx, &["crossval", "model"], &bench.binary, &bench.model)?;
+    let receipt = store::write(ctx, Body::Bench(Box::new(bench)), &parents)?;
     let json = store::text(&receipt)?;
     let dir = args.out.clone().map_or_else(|| store::folder(ctx), Ok)?;
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;

@@ -426,7 +426,6 @@ fn strict(run: &Run) -> Judged {
 /// Kinds that may be the parents of a kind.
 fn allowed_parents(kind: &str) -> &'static [&'static str] {
     match kind {
-        "build" | "reference" => &["preflight"],
         "symbols" => &["reference"],
         "kernels" => &["build"],
         "crossval" => &["reference", "model", "build"],

@@ -52,6 +52,32 @@ pub fn write(ctx: &Ctx, body: Body, parents: &[PathBuf]) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Removes the receipt of `kind`, if there is one.
+pub fn remove(ctx: &Ctx, kind: &str) -> Result<()> {
+    let path = path(ctx, kind)?;
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Those of the receipts of `kinds` that are there and about the same model, and the same binary where they name one.
+pub fn parents_of(ctx: &Ctx, kinds: &[&str], binary: &FileFacts, model: &FileFacts) -> Result<Vec<PathBuf>> {
+    let mut parents = Vec::new();
+    for kind in kinds {
+        let path = path(ctx, kind)?;
+        let fits = match read(&path).map(|receipt| receipt.body) {
+            Ok(Body::Crossval(crossval)) => crossval.binary.sha256 == binary.sha256,
+            Ok(Body::Step(step)) => step.files.iter().any(|file| file.sha256 == model.sha256),
+            _ => false,
+        };
+        parents.extend(fits.then_some(path));
+    }
+    Ok(parents)
+}
+
 /// Writes a receipt to `path`, replacing what was there in one rename.
 pub fn write_to(path: &Path, receipt: &Receipt) -> Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -15,6 +15,7 @@ use crate::cli::{self, UpStep};
 use crate::ctx::Ctx;
 use crate::exit::{code_of, fail, message_of};
 use crate::proc;
+use crate::receipts::store;
 use crate::report::{Reporter, State, table};
 use anyhow::Result;
 use bitforge_schema::exit::ExitCode;
@@ -115,6 +116,10 @@ pub fn run(ctx: &Ctx, args: &cli::Up) -> Result<ExitCode> {
         };
         if code == ExitCode::Interrupted {
             return fail(code, "interrupted; `cargo xtask up` goes on where this stopped");
+        }
+        if outcome.how == How::CouldNot {
+            // What an earlier run left says nothing about this one.
+            store::remove(ctx, step.name())?;
         }
         ctx.out.line(format!("{} {}: {}", ctx.out.mark(outcome.state), step.name(), outcome.detail));
         outcomes.push(outcome);

@@ -59,7 +59,7 @@ fn build(ctx: &Ctx, pipeline: &mut Pipeline<'_>) -> Result<Done> {
     let binary = binary::release(ctx)?;
     let facts = file_facts(&binary)?;
     let detail = format!("{} ({})", binary.display(), short(&facts.sha256));
-    record(ctx, UpStep::Build, BTreeMap::new(), vec![facts], &["preflight"])?;
+    record(ctx, UpStep::Build, BTreeMap::new(), vec![facts], &[])?;
     pipeline.binary = Some(binary);
     Ok(Done::Did(detail))
 }
@@ -87,7 +87,7 @@ fn references(ctx: &Ctx) -> Result<Done> {
             sha256: library.sha256,
         }));
     }
-    record(ctx, UpStep::Reference, facts, files, &["preflight"])?;
+    record(ctx, UpStep::Reference, facts, files, &[])?;
     let text = "llama.cpp and bitnet.cpp from pinned sources, for this CPU and for any with AVX2".to_string();
     Ok(if built.iter().all(|built| built.cached) { Done::Reused(text) } else { Done::Did(text) })
 }
@@ -241,7 +241,12 @@ fn generate(ctx: &Ctx, pipeline: &mut Pipeline<'_>) -> Result<Done> {
     let folder = tempfile::tempdir().context("creating a folder for the receipt")?;
     let written = folder.path().join("run.json");
     let generated = text::generate(ctx, &binary, &model, &written, pipeline.args)?;
-    store::write(ctx, store::read(&written)?.body, &there(ctx, &["crossval", "model"])?)?;
+    let body = store::read(&written)?.body;
+    let parents = match &body {
+        Body::Run(run) => store::parents_of(ctx, &["crossval", "model"], &run.binary, &run.model.file)?,
+        _ => Vec::new(),
+    };
+    store::write(ctx, body, &parents)?;
     let rendered = text::render(&generated);
     pipeline.text = Some(generated);
     ctx.out.line(&rendered);
