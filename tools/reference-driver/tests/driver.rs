@@ -1,7 +1,9 @@
 //! The built drivers on the fixtures: llama.cpp's logits against the goldens, bitnet.cpp's I2_S, and what a
 //! driver says when its reference is missing.
 
-use serde_json::{Value, json};
+use serde_json::Value;
+#[cfg(any(reference_llama, reference_bitnet))]
+use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
