@@ -58,7 +58,7 @@ pub fn driver(ctx: &Ctx, lane: Lane, cpu: Cpu) -> Result<Driver> {
         };
         builds.iter().rev().find(fits)
     };
-    let given = bitforge_discovery::VARIABLES.iter().any(|variable| ctx.env.get(variable).is_some());
+    let given = bitforge_discovery::NAMED_PLACES.iter().any(|variable| ctx.env.get(variable).is_some());
     if let Some(build) = ours(lane).filter(|_| !given) {
         // A target folder per variant: cargo would rebuild a shared one at every change of the variables.
         let variant = if cpu == Cpu::Portable { "drivers-portable" } else { "drivers-native" };

@@ -11,7 +11,7 @@ mod places;
 
 use bitforge_schema::env::Env;
 pub use library::{Api, Capability, Library};
-pub use places::{VARIABLES, stamp};
+pub use places::{NAMED_PLACES, VARIABLES, stamp};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

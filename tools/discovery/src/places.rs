@@ -17,6 +17,15 @@ pub const VARIABLES: &[&str] = &[
     "HOME",
 ];
 
+/// Those of [`VARIABLES`] by which a user names a place; the others lead to the builds of the cache.
+pub const NAMED_PLACES: &[&str] = &[
+    "BITNET_CROSSVAL_LIBDIR",
+    "CROSSVAL_RPATH_LLAMA",
+    "CROSSVAL_RPATH_BITNET",
+    "LLAMA_CPP_DIR",
+    "BITNET_CPP_DIR",
+];
+
 /// The file that changes whenever a build is finished or removed.
 pub fn stamp(env: &Env) -> Option<PathBuf> {
     paths::cache_dir(env).map(|cache| cache.join("references/builds.stamp"))

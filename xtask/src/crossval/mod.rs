@@ -252,7 +252,7 @@ fn judges(ctx: &Ctx, facts: &ModelFacts) -> Vec<Against> {
         ("llama" | "bitnet", _) => vec![Against::Llama],
         // A bitnet.cpp of 2025 runs it; that of the crate answers that it does not.
         _ => {
-            let has_own = bitforge_discovery::VARIABLES.iter().any(|name| ctx.env.get(name).is_some());
+            let has_own = bitforge_discovery::NAMED_PLACES.iter().any(|name| ctx.env.get(name).is_some());
             if has_own { vec![Against::Bitnet] } else { Vec::new() }
         }
     };
