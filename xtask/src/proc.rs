@@ -14,7 +14,7 @@ use crate::exit::{Failure, fail};
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
 use duct::Handle;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -73,12 +73,15 @@ impl Command {
         words.map(quote).collect::<Vec<_>>().join(" ")
     }
 
-    fn environment<'a>(&'a self, ctx: &'a Ctx) -> impl Iterator<Item = (String, OsString)> + 'a {
+    /// The variables of [`Ctx::env`], and over them those of the command: each name once, since of two values for
+    /// one name duct takes the first.
+    fn environment(&self, ctx: &Ctx) -> BTreeMap<String, OsString> {
         // A value that is not UTF-8 was read lossily: the child inherits the true one.
         let laid_over = ctx.env.iter().filter(|(_, value)| !value.contains('\u{fffd}'));
         laid_over
             .map(|(name, value)| (name.to_string(), OsString::from(value)))
             .chain(self.env.iter().cloned())
+            .collect()
     }
 
     fn expression(&self, ctx: &Ctx) -> duct::Expression {
@@ -453,6 +456,18 @@ mod tests {
 
     fn sh(script: &str) -> Command {
         Command::new("sh").args(["-c", script])
+    }
+
+    #[test]
+    fn a_commands_own_variable_goes_before_that_of_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let env = Env::from_pairs([("BITFORGE_WORD", "process"), ("PATH", path.as_str())]);
+        let ctx = Ctx::new(None, env, Reporter::for_tests());
+        let command = Command::new("sh").args(["-c", "echo $BITFORGE_WORD"]).env("BITFORGE_WORD", "command");
+        assert_eq!(read(&ctx, &command).unwrap(), "command");
+        let finished = run(&ctx, &command, Stdout::Capture, &dir.path().join("log"), |_| {}).unwrap();
+        assert_eq!(finished.stdout.trim(), "command");
     }
 
     #[test]
