@@ -177,15 +177,36 @@ fn start(
         Backend::Bitnet => binary::driver(ctx, Lane::Bitnet, Cpu::Native)?,
         Backend::Cuda => return fail(ExitCode::Usage, "--against takes llama and bitnet"),
     };
+    let inspected = inspect(ctx, bitnet, model)?;
+    let identity = driver.identity;
+    let start = |mode: &[&str]| -> Result<Engine> {
+        let command = Command::new(&driver.path)
+            .args(["evaluate", "--threads", &threads.to_string()])
+            .args(mode.iter().copied())
+            .args(["--model"])
+            .args([model]);
+        let mut engine = Engine::start(ctx, &command, &format!("bench-{}", backend.name()), LIMIT)?;
+        // A first small sample: an engine that cannot compute here should not end a whole measurement.
+        engine.bench(0, 8, 1)?;
+        Ok(engine)
+    };
+    if backend == Backend::Cpu {
+        return Ok(Running { name, identity, engine: start(&[])?, inspected });
+    }
     // References compute as they are fastest; ours has one way.
-    let mode: &[&str] = if backend == Backend::Cpu { &[] } else { &["--mode", "fast"] };
-    let command = Command::new(driver.path)
-        .args(["evaluate", "--threads", &threads.to_string()])
-        .args(mode.iter().copied())
-        .args(["--model"])
-        .args([model]);
-    let engine = Engine::start(ctx, &command, &format!("bench-{}", backend.name()), LIMIT)?;
-    Ok(Running { name, identity: driver.identity, engine, inspected: inspect(ctx, bitnet, model)? })
+    match start(&["--mode", "fast"]) {
+        Ok(engine) => Ok(Running { name, identity, engine, inspected }),
+        Err(error) => {
+            let engine = start(&["--mode", "plain"])?;
+            let why = message_of(&error);
+            ctx.out.line(format!(
+                "{} {name} is measured in its plain mode, because its fast one fails here: {}",
+                ctx.out.mark(State::Warn),
+                why.lines().next().unwrap_or_default()
+            ));
+            Ok(Running { name: format!("{name} (plain)"), identity, engine, inspected })
+        }
+    }
 }
 
 fn empty_series(engines: &[Running], tests: &[Test]) -> Vec<Series> {
