@@ -46,7 +46,7 @@ pub fn facts(gpus: Vec<String>) -> MachineFacts {
         cpu,
         features,
         cpus: crate::engine::available_threads() as u32,
-        last_level_cache: last_level_cache(Path::new("/sys/devices/system/cpu/cpu0/cache")),
+        last_level_cache: last_level_cache(Path::new(CACHES)),
         memory_bytes: memory(&read("/proc/meminfo")),
         gpus,
     }
@@ -108,8 +108,11 @@ fn memory(meminfo: &str) -> u64 {
     kib.map_or(0, |kib| kib.saturating_mul(1024))
 }
 
+/// Where Linux describes the caches of the first CPU.
+pub const CACHES: &str = "/sys/devices/system/cpu/cpu0/cache";
+
 /// Bytes of the cache of the highest level in `dir`, a `cache` folder of Linux's /sys.
-fn last_level_cache(dir: &Path) -> Option<u64> {
+pub fn last_level_cache(dir: &Path) -> Option<u64> {
     let entries = std::fs::read_dir(dir).ok()?.flatten();
     let caches = entries.filter_map(|entry| {
         let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).ok();

@@ -3,31 +3,16 @@
 //! The runs are real processes on a committed model. The stubbed kernel is `bitnet-planted`'s. Each gate has a
 //! receipt that passes it and one that fails it: the latter are edits of the former, named beside their gate.
 
+mod support;
+
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use support::{build, root};
 
 const MODEL: &str = "fixtures/gguf/ok/bitnet-b158-tq2_0.gguf";
 const OTHER_MODEL: &str = "fixtures/gguf/ok/bitnet-b158-tq1_0.gguf";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-fn build(name: &str, features: &[&str]) -> PathBuf {
-    let output = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "-p", "bitnet-runtime", "--bin", name, "--message-format", "json"])
-        .args(features)
-        .current_dir(root())
-        .env("CARGO_NET_OFFLINE", "true")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let messages = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back().unwrap()
-}
 
 fn bitnet() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();

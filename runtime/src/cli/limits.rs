@@ -4,6 +4,7 @@ use super::args::{Format, LimitsArgs};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
 use crate::limits::{Buffer, Int8, int8_operations, read_bandwidth};
+use crate::machine::{CACHES, last_level_cache};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -34,7 +35,7 @@ pub fn run(ctx: &mut Ctx, args: &LimitsArgs) -> Result<()> {
     if threads.contains(&0) || args.ms == 0 {
         return Err(Error::usage("nothing can be measured with 0", "give --threads and --ms at least 1"));
     }
-    let last_level_cache = last_level_cache(Path::new("/sys/devices/system/cpu/cpu0/cache"));
+    let last_level_cache = last_level_cache(Path::new(CACHES));
     let buffer = Buffer::new(Buffer::size_for(last_level_cache, free_memory()));
     let mut warnings = Vec::new();
     match last_level_cache {
@@ -91,42 +92,9 @@ fn human(output: &LimitsOutput) -> String {
     )
 }
 
-/// Bytes of the cache of the highest level in `dir` (Linux).
-fn last_level_cache(dir: &Path) -> Option<u64> {
-    let entries = std::fs::read_dir(dir).ok()?.flatten();
-    let caches = entries.filter_map(|entry| {
-        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).ok();
-        let level: u32 = read("level")?.trim().parse().ok()?;
-        let size = read("size")?;
-        let kib: u64 = size.trim().strip_suffix('K')?.parse().ok()?;
-        Some((level, kib << 10))
-    });
-    caches.max().map(|(_, bytes)| bytes)
-}
-
 /// `MemAvailable` in bytes (Linux).
 fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cache_of_the_highest_level_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        for (index, level, size) in
-            [("index0", "1", "48K"), ("index3", "3", "491520K"), ("index2", "2", "2048K")]
-        {
-            let index = dir.path().join(index);
-            std::fs::create_dir(&index).unwrap();
-            std::fs::write(index.join("level"), format!("{level}\n")).unwrap();
-            std::fs::write(index.join("size"), format!("{size}\n")).unwrap();
-        }
-        assert_eq!(last_level_cache(dir.path()), Some(480 << 20));
-        assert_eq!(last_level_cache(&dir.path().join("none")), None);
-    }
 }

@@ -1,5 +1,6 @@
 //! The Markdown report of a benchmark.
 
+use super::noise::is_busy;
 use super::stats::Verdict;
 use super::summary::summarize;
 use bitforge_receipt_schema::bench::Bench;
@@ -50,6 +51,7 @@ pub fn render(bench: &Bench, warnings: &[String]) -> String {
         line(&mut out, "|---|---|---:|---|---:|");
         for comparison in &summary.comparisons {
             let verdict = match (comparison.ratio.verdict(), comparison.ratio.interval) {
+                _ if is_busy(bench) => "not judged: the machine was busy",
                 (_, None) => "too few samples",
                 (Verdict::Faster, _) => "faster",
                 (Verdict::Slower, _) => "slower",
@@ -70,7 +72,7 @@ pub fn render(bench: &Bench, warnings: &[String]) -> String {
     line(&mut out, "");
     line(
         &mut out,
-        "Engines took turns in every round, and rounds began with another engine each. A ratio is the median of the ratios within rounds; it can be told from 1 where the sign test's interval for that median (confidence 93.75% or more, from five rounds on) leaves 1 out. Shares take the highest limit sampled.",
+        "Engines took turns in every round, and rounds began with another engine each. A ratio is the median of the ratios within rounds; it is told from 1 where it is farther from it than the ends of the sign test's interval are from the median (confidence 93.75% or more, from five rounds on). Shares take the highest limit sampled.",
     );
     for warning in warnings {
         line(&mut out, "");

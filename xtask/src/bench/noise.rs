@@ -27,6 +27,13 @@ pub fn probe(root: &Path) -> Noise {
     }
 }
 
+/// Whether so much else ran before the first sample that engines were slowed unequally: one that spins while it
+/// waits loses more to a neighbour than one that sleeps, and interleaving does not even that out.
+pub fn is_busy(bench: &Bench) -> bool {
+    let load = bench.noise.first().and_then(|noise| noise.load_average);
+    load.is_some_and(|load| load > 0.5 * f64::from(bench.machine.cpus))
+}
+
 /// Cause and remedy of everything that makes these samples doubtful.
 pub fn warnings(bench: &Bench) -> Vec<String> {
     let mut warnings = Vec::new();

@@ -51,13 +51,12 @@ impl Estimate {
         Some((high / self.median - 1.0).max(self.median / low - 1.0))
     }
 
-    /// Whether the interval leaves out 1.
+    /// Whether the median is farther from 1 than [`Self::resolution`]; the interval then leaves 1 out.
     pub fn verdict(&self) -> Verdict {
-        match self.interval {
-            None => Verdict::CannotTell,
-            Some((low, _)) if low > 1.0 => Verdict::Faster,
-            Some((_, high)) if high < 1.0 => Verdict::Slower,
-            Some(_) => Verdict::CannotTell,
+        match self.resolution() {
+            Some(least) if self.median - 1.0 > least => Verdict::Faster,
+            Some(least) if 1.0 / self.median - 1.0 > least => Verdict::Slower,
+            _ => Verdict::CannotTell,
         }
     }
 }

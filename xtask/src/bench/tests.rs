@@ -109,6 +109,8 @@ fn warnings_name_cause_and_remedy() {
     bench.threads = 9;
     bench.machine.last_level_cache = Some(480 << 20);
     bench.limits.read_bandwidth[0] = vec![1e9, 5e9, 9e9];
+    let text = markdown::render(&bench, &[]);
+    assert_eq!(text.matches("not judged: the machine was busy").count(), 3, "{text}");
     let warnings = noise::warnings(&bench).join("\n");
     for part in
         ["load average was 3.00", "39.5% of the time", "--threads 2", "may be the cache's", "varied by"]
