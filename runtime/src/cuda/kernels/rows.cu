@@ -1,0 +1,216 @@
+// Kernels over whole rows: embedding, norms with quantization, the head, the choice of a token.
+#include "head.cuh"
+
+// Grid (rows): hidden[row] = embedding[token[row]].
+extern "C" __global__ void embed(const __half* embedding, const int* tokens, float* hidden, int width) {
+    const __half* from = embedding + static_cast<long long>(tokens[blockIdx.x]) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        hidden[static_cast<long long>(blockIdx.x) * width + i] = __half2float(from[i]);
+}
+
+__device__ float block_sum(float v, float* red) {
+    v = warp_sum(v);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) red[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = 0.0f;
+    for (int i = 0; i < blockDim.x / 32; i++) v += red[i];
+    return v;
+}
+__device__ float block_max_positive(float v, float* red) {
+    v = warp_max_positive(v);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) red[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = 0.0f;
+    for (int i = 0; i < blockDim.x / 32; i++) v = fmaxf(v, red[i]);
+    return v;
+}
+
+// What a normalised row becomes: as quant::activation has it.
+enum Packing { PLAIN = 0, I8_TOKEN = 1, F16_ROW = 2, BF16_ROW = 3, I8_VALUES = 4, Q8_0_ROW = 5, Q8_K_ROW = 6 };
+
+struct NormRow {
+    const float* x;       // [m, width]
+    const float* weight;  // [width]; null for no norm
+    int8_t* quants;       // [m, width] for I8_TOKEN; of each 64, element 16t + 4c + b lies at 16c + 4t + b (gemm.cu)
+    float* scales;        // [m]
+    int* sums;            // [m]
+    float* values;        // [m, width] for the other packings: the values that a product sees
+    int width, packing;
+    float eps;
+};
+
+// Grid (rows), 256 threads. Rows of up to 64 KiB of dynamic shared memory are kept there between the passes.
+extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
+    extern __shared__ __align__(16) float row[];
+    __shared__ float red[32];
+    const float* x = p.x + static_cast<long long>(blockIdx.x) * p.width;
+    float squares = 0.0f;
+    for (int i = threadIdx.x; i < p.width; i += blockDim.x) row[i] = x[i], squares = fmaf(row[i], row[i], squares);
+    const float inverse = p.weight ? 1.0f / sqrtf(block_sum(squares, red) / p.width + p.eps) : 1.0f;
+    float largest = 0.0f;
+    for (int i = threadIdx.x; i < p.width; i += blockDim.x) {
+        row[i] = p.weight ? row[i] * inverse * p.weight[i] : row[i];
+        largest = fmaxf(largest, fabsf(row[i]));
+    }
+    if (p.packing == I8_TOKEN) {
+        const float scale = token_scale(block_max_positive(largest, red));
+        int8_t* out = p.quants + static_cast<long long>(blockIdx.x) * p.width;
+        int sum = 0;
+        for (int i = threadIdx.x * 4; i < p.width; i += blockDim.x * 4) {
+            uint32_t word = 0;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int q = quantize(row[i + j], scale);
+                sum += q, word |= (q & 255u) << 8 * j;
+            }
+            *reinterpret_cast<uint32_t*>(out + i / 64 * 64 + i / 4 % 4 * 16 + i / 16 % 4 * 4) = word;
+        }
+        sum = __reduce_add_sync(ALL, sum);
+        __shared__ int sums[32];
+        if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            for (int i = 1; i < blockDim.x / 32; i++) sum += sums[i];
+            p.scales[blockIdx.x] = scale, p.sums[blockIdx.x] = sum;
+        }
+        return;
+    }
+    if (p.packing == I8_VALUES) largest = block_max_positive(largest, red);
+    __syncthreads();
+    float* out = p.values + static_cast<long long>(blockIdx.x) * p.width;
+    if (p.packing == I8_VALUES) {
+        const float scale = token_scale(largest);
+        for (int i = threadIdx.x; i < p.width; i += blockDim.x) out[i] = __fdiv_rn(static_cast<float>(quantize(row[i], scale)), scale);
+        return;
+    }
+    if (p.packing < Q8_0_ROW) {
+        for (int i = threadIdx.x; i < p.width; i += blockDim.x) {
+            uint32_t bits = __float_as_uint(row[i]);
+            bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+            out[i] = p.packing == F16_ROW ? round_half(row[i]) : p.packing == BF16_ROW ? __uint_as_float(bits) : row[i];
+        }
+        return;
+    }
+    // A warp per block of 32 or 256: quantized and taken back.
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, length = p.packing == Q8_0_ROW ? 32 : 256;
+    for (int block = warp; block < p.width / length; block += blockDim.x / 32) {
+        const float* from = row + block * length;
+        float most = 0.0f;
+        for (int i = lane; i < length; i += 32) most = fmaxf(most, fabsf(from[i]));
+        most = warp_max_positive(most);
+        const float id = most > 0.0f ? 127.0f / most : 0.0f;
+        const float d = p.packing == Q8_0_ROW ? round_half(most / 127.0f) : most > 0.0f ? 1.0f / id : 0.0f;
+        for (int i = lane; i < length; i += 32) out[block * length + i] = d * static_cast<float>(__float2int_rn(from[i] * id));
+    }
+}
+
+// Grid (rows of the head / 64), 256 threads: the compact copy of a head of half floats, see head.cuh.
+extern "C" __global__ void compact_head(const __half* head, int8_t* compact, float4* facts, int rows, int k) {
+    const int lane = threadIdx.x % 32;
+    for (int row = blockIdx.x * 64 + threadIdx.x / 32; row < min(rows, (blockIdx.x + 1) * 64); row += 8) {
+        const __half* w = head + static_cast<long long>(row) * k;
+        float largest = 0.0f;
+        for (int i = lane; i < k; i += 32) largest = fmaxf(largest, fabsf(__half2float(w[i])));
+        largest = warp_max_positive(largest);
+        const float scale = largest / 127.0f, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        float norm = 0.0f, error = 0.0f;
+        for (int i = lane; i < k; i += 32) {
+            const float v = __half2float(w[i]);
+            const int q = max(-127, min(127, __float2int_rn(v * inverse)));
+            compact[static_cast<long long>(row) * k + i] = static_cast<int8_t>(q);
+            const float rest = v - q * scale;
+            norm = fmaf(v, v, norm), error = fmaf(rest, rest, error);
+        }
+        norm = warp_sum(norm), error = warp_sum(error);
+        if (lane == 0) facts[row] = make_float4(scale, sqrtf(error) * 1.0001f, sqrtf(norm) * 1.0001f, 0.0f);
+    }
+}
+
+// Grid (any), 256 threads, k floats of dynamic shared memory: logits of one row, by the definition of head.cuh.
+extern "C" __global__ void head_full(const __half* head, const float* normed, float* logits, int rows, int k) {
+    extern __shared__ __align__(16) float x[];
+    for (int i = threadIdx.x; i < k; i += blockDim.x) x[i] = round_half(normed[i]);
+    __syncthreads();
+    for (int row = blockIdx.x * 8 + threadIdx.x / 32; row < rows; row += gridDim.x * 8) {
+        const float logit = head_row(head, x, k, row);
+        if (threadIdx.x % 32 == 0) logits[row] = logit;
+    }
+}
+
+// Grid (rows of the head / 64, groups of 64 tokens), 128 threads: logits [m, rows] of half-float activations [m, k],
+// on tensor cores; each warp has 16 rows of the head and all 64 tokens. K is a multiple of 32.
+extern "C" __global__ void __launch_bounds__(128) head_batch(const __half* head, const __half* x, float* logits, int rows,
+                                                             int m, int k) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
+    const int row0 = blockIdx.x * 64 + warp * 16, token0 = blockIdx.y * 64;
+    const int tiles = min(8, (m - token0 + 7) / 8);
+    float acc[8][4] = {};
+    // A lane reads 16 bytes: eight elements, the k of two steps in an order of its own.
+    for (int at = t * 8; at < k; at += 32) {
+        uint4 w[2];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const int row = row0 + group + 8 * j;
+            w[j] = row < rows ? load_once(head + static_cast<long long>(row) * k + at) : make_uint4(0, 0, 0, 0);
+        }
+        const uint32_t first[4] = {w[0].x, w[1].x, w[0].y, w[1].y}, second[4] = {w[0].z, w[1].z, w[0].w, w[1].w};
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+            if (n < tiles) {
+                const int token = token0 + n * 8 + group;
+                const uint4 b = token < m ? *reinterpret_cast<const uint4*>(x + static_cast<long long>(token) * k + at)
+                                          : make_uint4(0, 0, 0, 0);
+                mma_f16(acc[n], first, b.x, b.y);
+                mma_f16(acc[n], second, b.z, b.w);
+            }
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int row = row0 + group + e / 2 * 8, token = token0 + n * 8 + t * 2 + e % 2;
+            if (row < rows && token < m) logits[static_cast<long long>(token) * rows + row] = acc[n][e];
+        }
+}
+
+// Grid (rows): f32 [m, width] to half floats.
+extern "C" __global__ void to_half(const float* from, __half* to, int width) {
+    const long long base = static_cast<long long>(blockIdx.x) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) to[base + i] = __float2half_rn(from[base + i]);
+}
+
+// Grid (m), 1024 threads: the index of the highest of [m, n], of equals the lowest.
+extern "C" __global__ void argmax(const float* logits, int* tokens, int n) {
+    __shared__ float scores[32];
+    __shared__ int rows[32];
+    const float* from = logits + static_cast<long long>(blockIdx.x) * n;
+    float score = -INFINITY;
+    int row = 0x7fffffff;
+    auto take = [&](float other, int other_row) {
+        if (other > score || (other == score && other_row < row)) score = other, row = other_row;
+    };
+    for (int i = threadIdx.x; i < n; i += blockDim.x) take(from[i], i);
+    for (int pass = 0; pass < 2; pass++) {
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) {
+            const float other = __shfl_xor_sync(ALL, score, step);
+            const int other_row = __shfl_xor_sync(ALL, row, step);
+            take(other, other_row);
+        }
+        if (pass == 0) {
+            if (threadIdx.x % 32 == 0) scores[threadIdx.x / 32] = score, rows[threadIdx.x / 32] = row;
+            __syncthreads();
+            score = scores[threadIdx.x % 32], row = rows[threadIdx.x % 32];
+        }
+    }
+    if (threadIdx.x == 0) tokens[blockIdx.x] = row;
+}
+
+// gate = activation(gate) * up over [m, n], gate and up one after the other in memory or not.
+extern "C" __global__ void gate_up(float* gate, const float* up, long long count, int activation) {
+    const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < count) gate[i] = activate(activation, gate[i], up[i]);
+}
