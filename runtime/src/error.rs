@@ -37,6 +37,9 @@ pub enum Error {
     /// Kernels that must agree bit for bit do not.
     #[error("{what}; {remedy}")]
     Diverged { what: String, remedy: String },
+    /// A device that ran out of memory, was lost, or did not do what was asked.
+    #[error("{what}; {remedy}")]
+    Accelerator { what: String, remedy: String },
     #[error("interrupted")]
     Interrupted,
 }
@@ -53,6 +56,7 @@ impl Error {
             Error::Limit { .. } => ExitCode::Limit,
             Error::Refused { .. } => ExitCode::CheckFailed,
             Error::Diverged { .. } => ExitCode::Diverged,
+            Error::Accelerator { .. } => ExitCode::Accelerator,
             Error::Interrupted => ExitCode::Interrupted,
         }
     }

@@ -1,5 +1,6 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
+use crate::backend::{DeviceRequest, KernelBackend};
 use crate::chat::ChatMode;
 use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
@@ -144,11 +145,30 @@ impl From<ActivationQuantArg> for ActivationQuant {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum DeviceArg {
+    /// A GPU where this build and this machine have one, else the CPU
     #[default]
     Auto,
     Cpu,
+    /// Any GPU
     Gpu,
     Cuda,
+    /// Reserved
+    Hip,
+    /// Reserved
+    Metal,
+}
+
+impl From<DeviceArg> for DeviceRequest {
+    fn from(arg: DeviceArg) -> Self {
+        match arg {
+            DeviceArg::Auto => DeviceRequest::Auto,
+            DeviceArg::Cpu => DeviceRequest::Backend(KernelBackend::Cpu),
+            DeviceArg::Gpu => DeviceRequest::Gpu,
+            DeviceArg::Cuda => DeviceRequest::Backend(KernelBackend::Cuda),
+            DeviceArg::Hip => DeviceRequest::Backend(KernelBackend::Hip),
+            DeviceArg::Metal => DeviceRequest::Backend(KernelBackend::Metal),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -338,6 +358,12 @@ pub struct BenchArgs {
     /// Numbers of generated tokens to measure, 0 for none
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [128])]
     pub tg: Vec<usize>,
+    /// Sizes of batches to measure: so many sequences, a token of each at a time
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub batch: Vec<usize>,
+    /// Positions that every sequence has before a measurement starts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub depth: usize,
     /// Samples of each, after one that is not counted
     #[arg(long, short, value_name = "N", default_value_t = 5)]
     pub repetitions: usize,

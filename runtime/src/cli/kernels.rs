@@ -3,16 +3,17 @@
 use super::args::{Format, KernelsArgs};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
-use super::json::{CandidateRow, KernelRow, KernelsOutput, OperationRow};
+use super::json::{CandidateRow, DeviceOutput, KernelRow, KernelsOutput, OperationRow};
 use super::{replay, settings};
 use crate::Result;
+use crate::backend::{self, KernelBackend};
 use crate::kernels::arch::QUANTIZE_ACTIVATION;
 use crate::kernels::ops::Ops;
 use crate::kernels::{KernelSet, MatmulKernel, SimdLevel, registry};
 use crate::quant::activation::ActivationType;
 
 pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
-    settings::check_device(args.device)?;
+    let device = settings::choose_device(ctx, args.device)?;
     if let Some(path) = &args.replay {
         return replay::run(ctx, path);
     }
@@ -28,6 +29,13 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
     let output = KernelsOutput {
         selection_line: set.selection.to_string(),
         selection: set.selection.clone(),
+        device: DeviceOutput {
+            selection_line: device.selection.to_string(),
+            gpu_compiled: backend::gpu_compiled(),
+            gpu_available: device.selection.detected.iter().any(|name| name != KernelBackend::Cpu.name()),
+            faked: device.faked,
+            selection: device.selection,
+        },
         kernels: kernels.collect(),
         operations: operations(&set),
         kernel_ids: matmul().map(|kernel| kernel.id).collect(),
@@ -102,5 +110,5 @@ fn human(output: &KernelsOutput) -> String {
             [operation.operation, &row.id, available, selected, &row.reason].map(String::from).to_vec()
         })
     });
-    format!("{}\n\n{}", output.selection_line, markdown(&columns, &rows.collect::<Vec<_>>()))
+    format!("{}\ndevice: {}\n\n{}", output.selection_line, output.device.selection_line, markdown(&columns, &rows.collect::<Vec<_>>()))
 }

@@ -14,7 +14,7 @@ pub mod kv_cache;
 #[cfg(test)]
 mod laws;
 pub mod pages;
-mod rope;
+pub(crate) mod rope;
 mod sequences;
 pub mod taps;
 
@@ -64,6 +64,9 @@ pub struct EngineOptions {
     pub kernels: KernelRequest,
     pub i2s_layout: I2sLayout,
     pub mapping: Mapping,
+    /// The GPU backend that holds the model, with its selection line; `None` for the CPU.
+    #[cfg(feature = "gpu")]
+    pub device: Option<(crate::gpu::Open, Selection)>,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
     pub interrupt: Arc<AtomicBool>,
 }
@@ -83,6 +86,8 @@ pub struct Engine {
     pending: sequences::Pending,
     activation_quant: ActivationQuant,
     interrupt: Arc<AtomicBool>,
+    #[cfg(feature = "gpu")]
+    device: Option<crate::gpu::device::OnDevice>,
 }
 
 impl Engine {
@@ -112,16 +117,28 @@ impl Engine {
         crate::planted::change(&mut model)?;
         forward::check_runnable(&model, gguf.path(), options.activation_quant)?;
         let config = &model.config;
-        let context = options.context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
+        #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device makes it the least"))]
+        let mut context = options.context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
         if context == 0 {
             return Err(Error::usage("a context of 0 positions", "choose a --ctx-size of at least 1"));
         }
+        let sequences = options.sequences.max(1);
+        #[cfg(feature = "gpu")]
+        let device = match &options.device {
+            Some((open, selection)) => {
+                let device = on_device(*open, selection, &model, options, (context, sequences))?;
+                // The CPU's own cache and buffers stay as small as they can be.
+                context = 1;
+                Some(device)
+            }
+            None => None,
+        };
         let mut cache = KvCache::new(KvShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             context,
-            pages: context.div_ceil(PAGE).saturating_mul(options.sequences.max(1)),
+            pages: context.div_ceil(PAGE).saturating_mul(sequences),
             ty: options.kv,
         })?;
         let threads = if options.threads == 0 { available_threads() } else { options.threads };
@@ -129,8 +146,8 @@ impl Engine {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
         let limits = Limits {
-            tokens: PREFILL_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
-            logits_rows: LOGITS_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
+            tokens: PREFILL_CHUNK.min(context.saturating_mul(sequences)),
+            logits_rows: LOGITS_CHUNK.min(context.saturating_mul(sequences)),
             threads: pool.threads(),
         };
         let buffers = Buffers::new(&model, &cache, &limits);
@@ -148,6 +165,8 @@ impl Engine {
             pending: sequences::Pending::new(limits.tokens),
             activation_quant: options.activation_quant,
             interrupt: Arc::clone(&options.interrupt),
+            #[cfg(feature = "gpu")]
+            device,
         })
     }
 
@@ -160,6 +179,10 @@ impl Engine {
     }
 
     pub fn selection(&self) -> &Selection {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return &device.selection;
+        }
         &self.kernels.selection
     }
 
@@ -179,10 +202,18 @@ impl Engine {
 
     /// What the matrix kernels did since [`Self::reset_kernel_counts`].
     pub fn kernel_counts(&self) -> Vec<KernelCount> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.kernel_counts();
+        }
         self.counters.read()
     }
 
     pub fn reset_kernel_counts(&mut self) {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.reset_kernel_counts();
+        }
         self.counters.reset();
     }
 
@@ -193,6 +224,10 @@ impl Engine {
 
     /// Positions that one sequence may have.
     pub fn context(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.context();
+        }
         self.cache.shape().context
     }
 
@@ -203,6 +238,10 @@ impl Engine {
 
     /// Bytes of the KV cache.
     pub fn kv_bytes(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.facts().kv_bytes as usize;
+        }
         self.cache.shape().bytes().expect("the cache was allocated with this shape")
     }
 
@@ -213,6 +252,10 @@ impl Engine {
 
     /// Positions in use.
     pub fn position(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.positions(device.own);
+        }
         self.cache.len(self.own)
     }
 
@@ -223,11 +266,19 @@ impl Engine {
 
     /// Forgets the positions from `positions` on.
     pub fn truncate(&mut self, positions: usize) {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.truncate_to(device.own, positions);
+        }
         self.cache.truncate(self.own, positions);
     }
 
     /// See [`Sequences::shift`].
     pub fn shift_context(&mut self, keep: usize, discard: usize) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.shift(device.own, keep, discard);
+        }
         self.shift(self.own, keep, discard)
     }
 
@@ -242,6 +293,10 @@ impl Engine {
         }
         let start = self.position();
         self.check_tokens(tokens)?;
+        #[cfg(feature = "gpu")]
+        if self.device.is_some() {
+            return self.device.as_mut().expect("just seen").prefill(tokens);
+        }
         let chunk_len = self.buffers.tokens();
         for chunk in tokens.chunks(chunk_len) {
             self.evaluate_chunk(chunk, start, None)?;
@@ -272,6 +327,10 @@ impl Engine {
     ) -> Result<()> {
         let start = self.position();
         self.check_tokens(tokens)?;
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.logits_all(tokens, sink);
+        }
         let (chunk_len, vocab) = (self.buffers.tokens(), self.vocab_size());
         for (number, chunk) in tokens.chunks(chunk_len).enumerate() {
             self.evaluate_chunk(chunk, start, taps::reborrow(&mut taps))?;
@@ -284,6 +343,67 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Evaluates `first`, then the best token after it, `count` tokens in all; returns what was best after each. On a
+    /// device the choice is made there and no token waits for the host.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn generate_greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
+        self.check_tokens(&[first])?;
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.generate_greedy(device.own, first, count);
+        }
+        let mut tokens = Vec::with_capacity(count);
+        for _ in 0..count {
+            let best = highest(self.decode(tokens.last().copied().unwrap_or(first))?);
+            tokens.push(best);
+        }
+        Ok(tokens)
+    }
+
+    /// One greedy step of several sequences of [`Self::sequences`]: evaluates `tokens[i]` after `ids[i]`, returns the best
+    /// tokens after them.
+    ///
+    /// # Errors
+    /// As [`Sequences::evaluate`].
+    pub fn step_greedy(&mut self, ids: &[SequenceId], tokens: &[u32]) -> Result<Vec<u32>> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.step_greedy(ids, tokens);
+        }
+        let mut batch = Batch::new();
+        ids.iter().zip(tokens).for_each(|(id, token)| batch.push(*id, *token, Want::Logits));
+        let mut best = Vec::with_capacity(ids.len());
+        self.evaluate(&batch, &mut |_, answer| {
+            if let Answer::Logits(logits) = answer {
+                best.push(highest(logits));
+            }
+        })?;
+        Ok(best)
+    }
+
+    /// What the device holds, where the model is on one.
+    #[cfg(feature = "gpu")]
+    pub fn device(&self) -> Option<&crate::gpu::Facts> {
+        self.device.as_ref().map(|device| device.accelerator.facts())
+    }
+
+    /// The sequences, wherever the model is.
+    pub fn sequences(&mut self) -> &mut dyn Sequences {
+        #[cfg(feature = "gpu")]
+        if self.device.is_some() {
+            return self.device.as_mut().expect("just seen").accelerator.as_mut();
+        }
+        self
+    }
+
+    /// The accelerator, where the model is on one.
+    #[cfg(feature = "gpu")]
+    pub fn accelerator(&mut self) -> Option<&mut dyn crate::gpu::Accelerator> {
+        Some(self.device.as_mut()?.accelerator.as_mut())
     }
 
     /// Runs one chunk of the own sequence through all layers; on an error it goes back to `start` positions.
@@ -308,6 +428,38 @@ impl Engine {
             taps,
         }
     }
+}
+
+/// The index of the highest logit, of equals the lowest.
+fn highest(logits: &[f32]) -> u32 {
+    (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u32
+}
+
+/// Takes `model` to the device of `open`.
+#[cfg(feature = "gpu")]
+fn on_device(
+    open: crate::gpu::Open,
+    selection: &Selection,
+    model: &Model,
+    options: &EngineOptions,
+    (context, sequences): (usize, usize),
+) -> Result<crate::gpu::device::OnDevice> {
+    if options.kv != KvType::F16 {
+        return Err(Error::Unavailable {
+            what: format!("--kv {} is not kept on a GPU", options.kv.name()),
+            remedy: "use --kv f16, or --device cpu".into(),
+        });
+    }
+    let accelerator = open(
+        model,
+        &crate::gpu::OpenOptions {
+            context,
+            sequences,
+            activation_quant: options.activation_quant,
+            interrupt: Arc::clone(&options.interrupt),
+        },
+    )?;
+    Ok(crate::gpu::device::OnDevice::new(accelerator, selection.clone()))
 }
 
 /// The CPUs this process may use (affinity and cgroup quota), at least 1.

@@ -19,6 +19,8 @@ struct RopeStore {
     int layer, heads, rope_dim, neox;
 };
 
+static_assert(sizeof(RopeStore) == 96, "cuda::params has the same");
+
 // A block per row. Element d of a head after RoPE is what llama.cpp's two pairings define.
 extern "C" __global__ void rope_store(const __grid_constant__ RopeStore p) {
     const int row = blockIdx.x, dim = p.cache.head_dim, kv = p.cache.kv_heads * dim, query = p.heads * dim;
@@ -57,6 +59,8 @@ struct Attend {
     int splits, run;      // positions of one run
     int first, count;     // prefill: the rows of one sequence, at consecutive positions
 };
+
+static_assert(sizeof(Attend) == 104, "cuda::params has the same");
 
 constexpr int DECODE_THREADS = 256;
 constexpr int PARTIAL = GROUP * MAX_DIM + 2 * GROUP;

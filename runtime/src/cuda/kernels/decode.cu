@@ -9,12 +9,6 @@
 #include "exchange.cuh"
 #include "head.cuh"
 
-#ifndef FIRST_SLEEP
-#define FIRST_SLEEP 0
-#endif
-#ifndef SYNC_PUB
-#define SYNC_PUB 0
-#endif
 constexpr int THREADS = 512;
 constexpr int WARPS = THREADS / 32;
 constexpr int HEAD_WORDS = 5;   // chunks of 16 elements of a head row per lane
@@ -51,6 +45,8 @@ struct Decode {
     float eps;
     uint32_t ticket;                  // the last one that was used
 };
+
+static_assert(sizeof(Decode) == 256, "cuda::params has the same");
 
 // The four products of a layer, and the regions of shared memory with this block's rows of them.
 enum Phase { QKV, OUT, UP, DOWN, PHASES };
@@ -148,7 +144,6 @@ __device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* 
     int8_t* act = reinterpret_cast<int8_t*>(x.memory + x.act);
     Slot v[EACH];
     float4 w[EACH];
-    if (FIRST_SLEEP) __nanosleep(PHASE == DOWN ? 2 * FIRST_SLEEP : FIRST_SLEEP);
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int slot = tid + i * THREADS;
@@ -162,10 +157,7 @@ __device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* 
     for (int i = 0; i < EACH; i++) {
         const int slot = tid + i * THREADS;
         if (slot < total) {
-            while (v[i].ticket != ticket) {
-                pause();
-                v[i] = look(slots + slot);
-            }
+            while (v[i].ticket != ticket) v[i] = look(slots + slot);
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++) {
                 // Places that are padding hold zero.
@@ -284,7 +276,8 @@ __device__ __forceinline__ void product(const Place& x, const uint4* from, uint4
         const float second = __shfl_down_sync(ALL, v, 1), third = __shfl_down_sync(ALL, v, 2);
         if (lane < 30 && lane % EACH_SLOT == 0 && i < mine.count) publish(to + mine.slot + i / EACH_SLOT, v, second, third, ticket);
     }
-    if (SYNC_PUB) __syncthreads();
+    // Nobody waits for others before this block's own results are out: polling would be in their way.
+    __syncthreads();
     if (threadIdx.x == THREADS - 1 && refill >= 0) x.fetch<PHASE>(refill);
 }
 

@@ -31,18 +31,10 @@ __device__ __forceinline__ Slot look(const uint4* slot) {
                 static_cast<uint32_t>(high >> 32)};
 }
 
-#ifndef POLL_SLEEP
-#define POLL_SLEEP 0
-#endif
-__device__ __forceinline__ void pause() { if (POLL_SLEEP) __nanosleep(POLL_SLEEP); }
-
 // Waits for the ticket.
 __device__ __forceinline__ Slot receive(const uint4* slot, uint32_t ticket) {
     Slot found = look(slot);
-    while (found.ticket != ticket) {
-        pause();
-        found = look(slot);
-    }
+    while (found.ticket != ticket) found = look(slot);
     return found;
 }
 

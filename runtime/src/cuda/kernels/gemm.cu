@@ -24,6 +24,8 @@ struct Gemm {
     int activation;
 };
 
+static_assert(sizeof(Gemm) == 72, "cuda::params has the same");
+
 __device__ __forceinline__ int which_matrix(const Gemm& g, int row) { return (row >= g.bound[0]) + (row >= g.bound[1]); }
 
 template <int EPILOGUE>
@@ -229,6 +231,3 @@ SKINNY_KERNEL(gemm_skinny_8_gate_up, 1, 1, GATE_UP)
 SKINNY_KERNEL(gemm_skinny_32_store, 4, 1, STORE)
 SKINNY_KERNEL(gemm_skinny_32_add, 4, 1, ADD)
 SKINNY_KERNEL(gemm_skinny_32_gate_up, 4, 1, GATE_UP)
-SKINNY_KERNEL(gemm_skinny_64_store, 8, 1, STORE)
-SKINNY_KERNEL(gemm_skinny_64_add, 8, 1, ADD)
-SKINNY_KERNEL(gemm_skinny_64_gate_up, 8, 1, GATE_UP)

@@ -69,6 +69,8 @@ struct Product {
     float tensor_scale, extra;
 };
 
+static_assert(sizeof(Product) == 64, "cuda::params has the same");
+
 constexpr int TOKENS = 8;
 
 // Grid (rows / 8, tokens / 8), 256 threads: a warp per weight row, eight tokens.

@@ -41,6 +41,8 @@ struct NormRow {
     float eps;
 };
 
+static_assert(sizeof(NormRow) == 64, "cuda::params has the same");
+
 // Grid (rows), 256 threads. Rows of up to 64 KiB of dynamic shared memory are kept there between the passes.
 extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
     extern __shared__ __align__(16) float row[];
@@ -182,11 +184,11 @@ extern "C" __global__ void to_half(const float* from, __half* to, int width) {
     for (int i = threadIdx.x; i < width; i += blockDim.x) to[base + i] = __float2half_rn(from[base + i]);
 }
 
-// Grid (m), 1024 threads: the index of the highest of [m, n], of equals the lowest.
-extern "C" __global__ void argmax(const float* logits, int* tokens, int n) {
+// Grid (m), 1024 threads: the index of the highest of the first n of rows of `stride`, of equals the lowest.
+extern "C" __global__ void argmax(const float* logits, int* tokens, int n, int stride) {
     __shared__ float scores[32];
     __shared__ int rows[32];
-    const float* from = logits + static_cast<long long>(blockIdx.x) * n;
+    const float* from = logits + static_cast<long long>(blockIdx.x) * stride;
     float score = -INFINITY;
     int row = 0x7fffffff;
     auto take = [&](float other, int other_row) {
@@ -210,7 +212,7 @@ extern "C" __global__ void argmax(const float* logits, int* tokens, int n) {
 }
 
 // gate = activation(gate) * up over [m, n], gate and up one after the other in memory or not.
-extern "C" __global__ void gate_up(float* gate, const float* up, long long count, int activation) {
-    const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+extern "C" __global__ void gate_up(float* gate, const float* up, int count, int activation) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) gate[i] = activate(activation, gate[i], up[i]);
 }
