@@ -1,6 +1,9 @@
 //! `kernels list`: the kernel that each operation gets on this machine, and why the others were not chosen.
 //!
-//! In: `bitnet kernels --json`. Out: a table. Deliberately absent: any choice; the binary makes it.
+//! In: `bitnet kernels --json`. Out: a table. [`cuda`] compiles GPU kernels. Deliberately absent: any choice; the binary
+//! makes it.
+
+pub mod cuda;
 
 use crate::binary;
 use crate::ctx::Ctx;
@@ -14,6 +17,12 @@ use serde::{Deserialize, Serialize};
 pub enum KernelsCommand {
     /// What every operation gets, and why not something else.
     List,
+    /// Compile GPU kernels ahead of time, for a build that embeds them.
+    Build {
+        /// Those for NVIDIA GPUs (needs no GPU; installs a pinned nvcc where there is none).
+        #[arg(long, required = true)]
+        cuda: bool,
+    },
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -40,7 +49,9 @@ struct Candidate {
 }
 
 pub fn run(ctx: &Ctx, command: &KernelsCommand) -> Result<ExitCode> {
-    let KernelsCommand::List = command;
+    if let KernelsCommand::Build { .. } = command {
+        return cuda::run(ctx);
+    }
     let binary = binary::release(ctx)?;
     let text = proc::read(ctx, &Command::new(&binary).args(["kernels", "--json"]))?;
     let listing: Listing =

@@ -11,7 +11,7 @@ pub mod executor;
 pub mod forward;
 pub mod kernels;
 pub mod params;
-//SMOKE
+pub mod smoke;
 pub mod weights;
 
 use crate::backend::{Detection, KernelBackend, Row};

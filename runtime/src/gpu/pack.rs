@@ -46,7 +46,7 @@ pub fn pack(matrix: &Matrix, out: &mut Vec<u8>) {
 }
 
 /// Sixteen codes (-1, 0, 1) in a word.
-fn word(codes: &[i8; 16]) -> u32 {
+pub(crate) fn word(codes: &[i8; 16]) -> u32 {
     let field = |e: usize| ((codes[e] + 1) as u32) << (8 * (e % 4) + 2 * (e / 4));
     (0..16).map(field).sum()
 }

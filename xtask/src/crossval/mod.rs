@@ -42,6 +42,9 @@ pub struct CrossvalArgs {
     /// Positions to compare
     #[arg(long, default_value_t = 256)]
     pub tokens: usize,
+    /// Where our engine computes; with `cuda` it is compared with our own CPU path too
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
     /// A text to take the tokens from
     #[arg(long)]
     pub text: Option<PathBuf>,
@@ -63,6 +66,8 @@ pub enum Against {
     Oracle,
     /// Stored logits of transformers' class.
     Transformers,
+    /// Our binary on the CPU, for comparing a GPU with it.
+    Cpu,
     /// A command line that speaks the engine protocol.
     Command(String),
     /// The same, believed without being judged: for debugging one build of ours against another.
@@ -76,6 +81,7 @@ impl Against {
             Against::Bitnet => "bitnet",
             Against::Oracle => "oracle",
             Against::Transformers => "transformers",
+            Against::Cpu => "cpu",
             Against::Command(_) => "command",
             Against::TrustedCommand(_) => "trusted-command",
         }
@@ -91,10 +97,11 @@ impl std::str::FromStr for Against {
             "bitnet" => Against::Bitnet,
             "oracle" => Against::Oracle,
             "transformers" => Against::Transformers,
+            "cpu" => Against::Cpu,
             _ => match text.split_once(':') {
                 Some(("command", line)) => Against::Command(line.into()),
                 Some(("trusted-command", line)) => Against::TrustedCommand(line.into()),
-                _ => return Err("give llama, bitnet, oracle, transformers or command:CMD".into()),
+                _ => return Err("give llama, bitnet, oracle, transformers, cpu or command:CMD".into()),
             },
         })
     }
