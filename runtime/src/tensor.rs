@@ -83,6 +83,23 @@ impl TensorType {
         }
     }
 
+    /// `general.file_type` of a file whose matrices have this type: llama.cpp's `llama_ftype`, for I2_S bitnet.cpp's.
+    pub const fn file_type(self) -> u32 {
+        match self {
+            TensorType::F32 => 0,
+            TensorType::F16 => 1,
+            TensorType::Q4_0 => 2,
+            TensorType::Q4_1 => 3,
+            TensorType::Q8_0 => 7,
+            TensorType::Q4K => 14,
+            TensorType::Q6K => 18,
+            TensorType::BF16 => 32,
+            TensorType::TQ1_0 => 36,
+            TensorType::TQ2_0 => 37,
+            TensorType::I2S => 40,
+        }
+    }
+
     /// Types whose weights are -1, 0 or +1 times a scale.
     pub const fn is_ternary(self) -> bool {
         matches!(self, TensorType::TQ1_0 | TensorType::TQ2_0 | TensorType::I2S)
@@ -108,6 +125,16 @@ impl TensorType {
 impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for TensorType {
+    type Err = String;
+
+    /// A name, in lower or upper case.
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| format!("one of {}", Self::ALL.map(|ty| ty.name().to_lowercase()).join(", ")))
     }
 }
 

@@ -2,14 +2,13 @@
 //!
 //! An argument goes before its variable. Deliberately absent: prompts (see [`super::prompt`]).
 
-use super::args::{DeviceArg, EngineArgs, I2sLayoutArg};
+use super::args::{DeviceArg, EngineArgs};
 use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
 use crate::kernels::MatmulKernel;
 use crate::kernels::select::KernelRequest;
-use crate::quant::I2sLayout;
 use crate::{Error, Result};
 use bitforge_schema::env::Env;
 use std::sync::Arc;
@@ -31,11 +30,7 @@ pub fn load<T>(
         context,
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
-        i2s_layout: match args.i2s_layout {
-            I2sLayoutArg::X86 => I2sLayout::X86,
-            I2sLayoutArg::Arm => I2sLayout::Arm,
-            I2sLayoutArg::Row4 => I2sLayout::Row4,
-        },
+        i2s_layout: args.i2s_layout.into(),
         mapping: args.model.mapping(),
         interrupt: Arc::clone(&ctx.interrupt),
     };
