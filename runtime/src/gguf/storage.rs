@@ -83,26 +83,29 @@ impl Storage {
         }
     }
 
-    /// Takes the pages of a mapping that lie wholly in `part` (a slice of [`Self::bytes`]) out of this process's
-    /// memory; they load again when they are touched. Nothing where the file was read.
+    /// Takes the pages of a mapping that lie wholly in `part` out of this process's memory; they load again when they
+    /// are touched. Nothing where the file was read, or where `part` is not a slice of [`Self::bytes`].
     pub(crate) fn forget(&self, part: &[u8]) {
         #[cfg(unix)]
         if let Storage::Mapped(map) = self {
-            let page = 1 << 16;
-            let start = (part.as_ptr().addr() - map.as_ptr().addr()).next_multiple_of(page);
-            let end = (part.as_ptr().addr() - map.as_ptr().addr() + part.len()) / page * page;
-            if start < end {
-                // SAFETY: the mapping is of a file and never written to, so its pages load again with the same
-                // bytes; `part` lies inside it.
-                let advised = unsafe {
-                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
-                };
+            let Some(first) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
+            let start = first.next_multiple_of(FORGET_ALIGNMENT);
+            let end = (first + part.len()) / FORGET_ALIGNMENT * FORGET_ALIGNMENT;
+            if start < end && end <= map.len() {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                // SAFETY: the range lies inside a mapping that is never written to, so its pages load again with the
+                // same bytes.
+                let advised = unsafe { map.unchecked_advise_range(advice, start, end - start) };
                 // An advice that is not taken costs memory and nothing else.
                 drop(advised);
             }
         }
     }
 }
+
+/// The largest page size in use.
+#[cfg(unix)]
+const FORGET_ALIGNMENT: usize = 1 << 16;
 
 /// A vector whose used part starts at a multiple of `ALIGNMENT`; filled within its capacity, so that the
 /// allocation never moves.
