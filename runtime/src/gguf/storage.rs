@@ -83,15 +83,15 @@ impl Storage {
         }
     }
 
-    /// Takes the pages of a mapping that lie wholly in `part` out of this process's memory; they load again when they
-    /// are touched. Nothing where the file was read, or where `part` is not a slice of [`Self::bytes`].
+    /// Takes the pages of a mapping that hold `part` out of this process's memory; they load again when they are
+    /// touched. Nothing where the file was read, or where `part` is not a slice of [`Self::bytes`].
     pub(crate) fn forget(&self, part: &[u8]) {
         #[cfg(unix)]
         if let Storage::Mapped(map) = self {
             let Some(first) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
-            let start = first.next_multiple_of(FORGET_ALIGNMENT);
-            let end = (first + part.len()) / FORGET_ALIGNMENT * FORGET_ALIGNMENT;
-            if start < end && end <= map.len() {
+            let start = first / FORGET_ALIGNMENT * FORGET_ALIGNMENT;
+            let end = (first + part.len()).next_multiple_of(FORGET_ALIGNMENT).min(map.len());
+            if start < end {
                 let advice = memmap2::UncheckedAdvice::DontNeed;
                 // SAFETY: the range lies inside a mapping that is never written to, so its pages load again with the
                 // same bytes.
