@@ -28,7 +28,7 @@ use crate::{Error, Result};
 use config::Config;
 use half::{bf16, f16};
 use names::Meaning;
-use safetensors::{Dtype, View};
+use safetensors::{Dtype, Safetensors, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -67,6 +67,16 @@ impl Computed {
         let factors = Config::read(checkpoint)?.rope_factors(checkpoint)?;
         let bytes = |factors: Vec<f32>| factors.into_iter().flat_map(f32::to_le_bytes).collect();
         Ok(Computed { rope_factors: factors.map(bytes), dir: checkpoint.dir().into() })
+    }
+}
+
+impl Mapped for Safetensors {
+    fn path(&self) -> &Path {
+        Safetensors::path(self)
+    }
+
+    fn forget(&self, part: &[u8]) {
+        Safetensors::forget(self, part);
     }
 }
 

@@ -70,7 +70,10 @@ fn halves(bytes: &[u8], out: &mut [f32]) {
     for (bytes, out) in bytes.chunks(256).zip(out.chunks_mut(128)) {
         let mut halves = [f16::ZERO; 128];
         let halves = &mut halves[..out.len()];
-        halves.iter_mut().zip(bytes.as_chunks().0).for_each(|(half, bytes)| *half = f16::from_le_bytes(*bytes));
+        halves
+            .iter_mut()
+            .zip(bytes.as_chunks().0)
+            .for_each(|(half, bytes)| *half = f16::from_le_bytes(*bytes));
         halves.convert_to_f32_slice(out);
     }
 }

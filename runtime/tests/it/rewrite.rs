@@ -2,6 +2,7 @@
 //! what an interrupt leaves.
 
 use crate::support::*;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -159,4 +160,40 @@ fn an_interrupt_leaves_nothing_behind() {
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     assert!(!out.exists());
     assert_eq!(files(dir.path()), ["zeros.gguf"]);
+}
+
+/// Goldens by tools/goldens/quantize_goldens.py: the same types and the same bytes in every tensor.
+#[test]
+fn tensors_equal_what_llama_quantize_makes() {
+    let text = fs::read_to_string(root().join("fixtures/goldens/quantize.json")).expect("a committed golden");
+    let golden: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let (dir, _out, path) = scratch();
+    let source = dir.path().join("f32.gguf").to_str().expect("UTF-8").to_owned();
+    let mut compared = 0;
+    for (fixture, types) in golden.as_object().expect("fixtures") {
+        let input = ok(&format!("{fixture}.gguf"));
+        json(&["quantize", &input, &source, "--type", "f32", "--embedding-type", "f32", "--force"]);
+        for (ty, expected) in types.as_object().expect("types") {
+            let mut args = vec!["quantize", &source, &path, "--type", ty, "--force"];
+            if ty == "q4_k" {
+                args.extend(["--embedding-type", "q4_k"]);
+            }
+            json(&args);
+            let shown = json(&["inspect", "-m", &path]);
+            let bytes = fs::read(&path).expect("written");
+            for tensor in shown["tensors"].as_array().expect("an array") {
+                let number = |key: &str| tensor[key].as_u64().expect("a number") as usize;
+                let data = &bytes[number("offset")..][..number("bytes")];
+                let digest: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+                let name = tensor["name"].as_str().expect("a name");
+                assert_eq!(
+                    expected[name],
+                    serde_json::json!([tensor["type"], digest]),
+                    "{fixture} {ty} {name}"
+                );
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 50, "{compared}");
 }

@@ -5,7 +5,7 @@ Both read the same file and write next to it, on the same number of threads, in 
 llama.cpp keeps the embedding in F16 as ours does. Each output is removed before the next run. Prints the medians and
 every sample as Markdown; docs/explanation/performance.md keeps one such run. A file of the right shape:
 `cargo xtask models synth 2b4t --arch bitnet --type f16`; the library: `cargo xtask reference path llama`.
-Usage: measure-quantize.py BITNET LIBLLAMA.so MODEL-F16.gguf [--threads N] [--rounds N]
+Usage: measure_quantize.py BITNET LIBLLAMA.so MODEL-F16.gguf [--threads N] [--rounds N]
 """
 
 import argparse
@@ -42,12 +42,18 @@ class QuantizeParams(ctypes.Structure):
     ]
 
 
-def llama_quantize(library, model, out, threads):
-    """What llama-quantize does, in this process."""
+def load(library):
+    """The library with the two functions declared."""
     llama = ctypes.CDLL(library)
     llama.llama_model_quantize_default_params.restype = QuantizeParams
     llama.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(QuantizeParams)]
     llama.llama_model_quantize.restype = ctypes.c_uint32
+    return llama
+
+
+def llama_quantize(library, model, out, threads):
+    """What llama-quantize does, in this process."""
+    llama = load(library)
     params = llama.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.token_embedding_type = threads, LLAMA_FTYPE_MOSTLY_TQ2_0, GGML_TYPE_F16
     if llama.llama_model_quantize(model.encode(), out.encode(), ctypes.byref(params)) != 0:

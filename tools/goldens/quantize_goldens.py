@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""fixtures/goldens/quantize.json: what llama.cpp's quantizer makes of two fixtures, tensor by tensor.
+
+Each fixture is first decoded to F32 by `bitnet quantize`, then quantized by `llama_model_quantize` of the pinned
+llama.cpp; the golden holds type and sha256 of every tensor. runtime/tests/it/rewrite.rs compares ours with it. TQ types
+are made of ternary weights only: of master weights llama.cpp rounds each block by its largest magnitude, we the tensor
+by its mean. Usage, from the root of the checkout, after `cargo build -p bitnet-runtime` and
+`cargo xtask reference build llama`: tools/goldens/quantize_goldens.py target/debug/bitnet LIBLLAMA.so
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from measure_quantize import GGML_TYPE_F16, load  # noqa: E402
+
+# Values of llama_ftype, whether every matrix gets the type (`pure`), the type of the embedding (None: llama.cpp's choice).
+RECIPES = {
+    "q8_0": (7, False, None),
+    "q4_0": (2, False, None),
+    "q6_k": (18, False, None),
+    "q4_k": (14, True, None),
+    "tq1_0": (36, False, GGML_TYPE_F16),
+    "tq2_0": (37, False, GGML_TYPE_F16),
+}
+FIXTURES = {"llama-q6_k": ["q8_0", "q4_0", "q6_k", "q4_k"], "bitnet-i2_s": ["tq1_0", "tq2_0"]}
+
+
+def tensors(bitnet, path):
+    shown = subprocess.run([bitnet, "inspect", "-m", path, "--json"], capture_output=True, check=True)
+    with open(path, "rb") as file:
+        data = file.read()
+    listed = json.loads(shown.stdout)["tensors"]
+    digest = lambda tensor: hashlib.sha256(data[tensor["offset"] :][: tensor["bytes"]]).hexdigest()
+    return {tensor["name"]: [tensor["type"], digest(tensor)] for tensor in listed}
+
+
+def main():
+    bitnet, library = sys.argv[1:]
+    llama, golden = load(library), {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = os.path.join(folder, "f32.gguf"), os.path.join(folder, "out.gguf")
+        for fixture, types in FIXTURES.items():
+            decode = ["quantize", f"fixtures/gguf/ok/{fixture}.gguf", source, "--type", "f32", "--force"]
+            subprocess.run([bitnet, *decode, "--embedding-type", "f32"], check=True, stdout=subprocess.DEVNULL)
+            golden[fixture] = {}
+            for name in types:
+                params = llama.llama_model_quantize_default_params()
+                params.ftype, params.pure, embedding = RECIPES[name]
+                params.nthread = 1
+                if embedding is not None:
+                    params.token_embedding_type = embedding
+                if llama.llama_model_quantize(source.encode(), out.encode(), ctypes.byref(params)) != 0:
+                    raise SystemExit(f"{fixture} to {name} failed")
+                golden[fixture][name] = tensors(bitnet, out)
+    with open("fixtures/goldens/quantize.json", "w") as file:
+        json.dump(golden, file, indent=1, sort_keys=True)
+        file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
