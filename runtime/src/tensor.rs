@@ -89,6 +89,32 @@ impl TensorType {
         }
     }
 
+    /// `general.file_type` of a model whose matrices are mostly of this type: llama.cpp's `llama_ftype`, and bitnet.cpp's
+    /// for I2_S, TL1 and TL2. K-quants are called pure (small) where llama.cpp has several mixtures.
+    pub const fn file_type(self) -> u32 {
+        match self {
+            TensorType::F32 => 0,
+            TensorType::F16 => 1,
+            TensorType::Q4_0 => 2,
+            TensorType::Q4_1 => 3,
+            TensorType::Q8_0 => 7,
+            TensorType::Q5_0 => 8,
+            TensorType::Q5_1 => 9,
+            TensorType::Q2K => 10,
+            TensorType::Q3K => 11,
+            TensorType::Q4K => 14,
+            TensorType::Q5K => 16,
+            TensorType::Q6K => 18,
+            TensorType::BF16 => 32,
+            TensorType::TQ1_0 => 36,
+            TensorType::TQ2_0 => 37,
+            TensorType::TL1 => 38,
+            TensorType::TL2 => 39,
+            TensorType::I2S => 40,
+            TensorType::Q2_0 => 41,
+        }
+    }
+
     /// (weights per block, bytes per block). Rows are whole blocks, except in the tiled types, where this is the
     /// density. I2_S counts its 128-weight groups here; its tensor-wide scale is in [`Self::trailer_bytes`].
     pub const fn block(self) -> (usize, usize) {

@@ -10,8 +10,8 @@ use half::{bf16, f16};
 
 /// Decodes `bytes` into `out`.
 ///
-/// `tensor_scale` is the scale of an I2_S tensor (see [`i2s::scale`]; the bytes are in the x86 layout) and
-/// not used for other types. Errors: an I2_S code 3. Panics unless `bytes` holds exactly `out.len()` weights, and for
+/// `tensor_scale` is the scale of an I2_S tensor (see [`i2s::scale`]; the bytes are in the x86 layout), or what scales
+/// of Q2_0 blocks are multiplied by (1 for what lies in a file), and not used for other types. Errors: an I2_S code 3. Panics unless `bytes` holds exactly `out.len()` weights, and for
 /// tiled types (see [`super::tl`]).
 pub fn dequantize_row(
     ty: TensorType,
@@ -75,7 +75,7 @@ pub fn dequantize_row(
             tq2_codes(b).map(|code| f32::from(code) * d)
         }),
         TensorType::Q2_0 => each(bytes, out, |b: &BlockQ2_0| {
-            let d = b.d.get();
+            let d = b.d.get() * tensor_scale;
             q2_0_codes(b).map(|code| f32::from(code) * d)
         }),
         TensorType::TL1 | TensorType::TL2 => unreachable!("tiled types have no rows, as checked above"),
