@@ -1,6 +1,7 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
 use crate::chat::ChatMode;
+use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
 use crate::quant::activation::ActivationQuant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -102,6 +103,9 @@ pub struct EngineArgs {
     pub device: DeviceArg,
     #[command(flatten)]
     pub weights: WeightArgs,
+    /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    pub kv: KvArg,
 }
 
 /// What a file does not say about its packed weights.
@@ -114,6 +118,23 @@ pub struct WeightArgs {
     /// between shapes (default: the file's own, else bitnet.cpp's presets)
     #[arg(long, value_name = "FILE|SIZES")]
     pub tl_config: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum KvArg {
+    #[default]
+    F16,
+    Q8_0,
+}
+
+impl From<KvArg> for KvType {
+    fn from(arg: KvArg) -> Self {
+        match arg {
+            KvArg::F16 => KvType::F16,
+            KvArg::Q8_0 => KvType::Q8_0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

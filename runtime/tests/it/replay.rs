@@ -74,7 +74,7 @@ fn kernels_agree_on_a_row_of_every_type() {
             );
         }
     }
-    assert_eq!(types.len(), 11, "{types:?}");
+    assert_eq!(types.len(), 17, "{types:?}");
 }
 
 /// Floats that are exact in any order.
