@@ -2,7 +2,7 @@
 """fixtures/goldens/quantize.json: what llama.cpp's quantizer makes of two fixtures, tensor by tensor.
 
 Each fixture is first decoded to F32 by `bitnet quantize`, then quantized by `llama_model_quantize` of the pinned
-llama.cpp; the golden holds type and sha256 of every tensor. runtime/tests/it/rewrite.rs compares ours with it. TQ types
+llama.cpp; the golden holds type and sha256 of every tensor. runtime/tests/it/rewrite.rs compares ours with it. TQ and Q2_0
 are made of ternary weights only: of master weights llama.cpp rounds each block by its largest magnitude, we the tensor
 by its mean. Usage, from the root of the checkout, after `cargo build -p bitnet-runtime` and
 `cargo xtask reference build llama`: tools/goldens/quantize_goldens.py target/debug/bitnet LIBLLAMA.so
@@ -27,8 +27,9 @@ RECIPES = {
     "q4_k": (14, True, None),
     "tq1_0": (36, False, GGML_TYPE_F16),
     "tq2_0": (37, False, GGML_TYPE_F16),
+    "q2_0": (41, False, GGML_TYPE_F16),
 }
-FIXTURES = {"llama-q6_k": ["q8_0", "q4_0", "q6_k", "q4_k"], "bitnet-i2_s": ["tq1_0", "tq2_0"]}
+FIXTURES = {"llama-q6_k": ["q8_0", "q4_0", "q6_k", "q4_k"], "bitnet-i2_s": ["tq1_0", "tq2_0", "q2_0"]}
 
 
 def tensors(bitnet, path):

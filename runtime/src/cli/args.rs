@@ -109,12 +109,23 @@ pub struct EngineArgs {
     /// Where to compute; anything but auto is a demand, never a wish
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
-    /// How I2_S weights are packed, which the file does not say
-    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
-    pub i2s_layout: I2sLayoutArg,
+    #[command(flatten)]
+    pub weights: WeightArgs,
     /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub kv: KvArg,
+}
+
+/// What a file does not say about its packed weights.
+#[derive(Args, Debug)]
+pub struct WeightArgs {
+    /// How I2_S weights are packed, which the file does not say
+    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
+    pub i2s_layout: I2sLayoutArg,
+    /// Tile sizes of TL1 or TL2 weights: a kernel_config.ini of bitnet.cpp, or MxK:BM,BK,BMM per shape with semicolons
+    /// between shapes (default: the file's own, else bitnet.cpp's presets)
+    #[arg(long, value_name = "FILE|SIZES")]
+    pub tl_config: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -444,6 +455,10 @@ pub struct ConvertArgs {
     /// The pre-tokenizer, where tokenizer.json has one that is not recognised
     #[arg(long, value_name = "NAME")]
     pub pre: Option<String>,
+    /// Tile sizes for TL1 or TL2: a kernel_config.ini of bitnet.cpp, or MxK:BM,BK,BMM per shape with semicolons between
+    /// shapes (default: bitnet.cpp's presets)
+    #[arg(long, value_name = "FILE|SIZES")]
+    pub tl_config: Option<String>,
     /// The model's name in the file (default: by config.json, else the directory's)
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
@@ -480,9 +495,8 @@ pub struct QuantizeArgs {
     /// Decode and quantize again what is block-quantized already
     #[arg(long)]
     pub allow_requantize: bool,
-    /// How I2_S weights of the input are packed, which the file does not say
-    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
-    pub i2s_layout: I2sLayoutArg,
+    #[command(flatten)]
+    pub weights: WeightArgs,
     #[command(flatten)]
     pub rewrite: RewriteArgs,
 }

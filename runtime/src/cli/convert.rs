@@ -2,7 +2,7 @@
 
 use super::args::{ConvertArgs, WeightScaleArg};
 use super::ctx::Ctx;
-use super::rewrite;
+use super::{rewrite, settings};
 use crate::Result;
 use crate::convert::{Checkpoint, Computed, Request, ScaleMeaning, plan};
 
@@ -19,6 +19,7 @@ pub fn run(ctx: &mut Ctx, args: &ConvertArgs) -> Result<()> {
         }),
         pre: args.pre.as_deref(),
         name: args.name.as_deref(),
+        tl_config: settings::tl_config(args.tl_config.as_deref())?,
     };
     let computed = Computed::new(&checkpoint)?;
     let converted = plan(&checkpoint, &computed, &request, &args.out)?;

@@ -2,7 +2,7 @@
 
 use super::args::QuantizeArgs;
 use super::ctx::Ctx;
-use super::{catalog, rewrite};
+use super::{catalog, rewrite, settings};
 use crate::Result;
 use crate::gguf::{Gguf, Mapping};
 use crate::quantize::{Options, plan};
@@ -16,7 +16,7 @@ pub fn run(ctx: &mut Ctx, args: &QuantizeArgs) -> Result<()> {
         embedding: args.rewrite.embedding_type,
         output: args.rewrite.output_type,
         allow_requantize: args.allow_requantize,
-        i2s_layout: args.i2s_layout.into(),
+        weights: settings::weights(&args.weights)?,
     };
     let plan = plan(&gguf, &options, &args.out)?;
     rewrite::write(ctx, &args.rewrite, &plan, &path, &args.out, Vec::new())

@@ -21,8 +21,10 @@ pub use checkpoint::Checkpoint;
 pub use config::ScaleMeaning;
 
 use crate::gguf::{GgufWriter, Value};
+use crate::model::WeightOptions;
+use crate::quant::tl::TlConfig;
 use crate::quantize::source::{Mapped, Packing, RowOrder, Source};
-use crate::quantize::{Item, Options, Plan, Role, check_rows, file_keys};
+use crate::quantize::{Item, Options, Plan, Role, check_rows, file_keys, tiles_of_items};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
 use config::Config;
@@ -44,6 +46,8 @@ pub struct Request<'a> {
     pub pre: Option<&'a str>,
     /// `general.name`.
     pub name: Option<&'a str>,
+    /// Tile sizes of TL1 and TL2, before bitnet.cpp's presets.
+    pub tl_config: TlConfig,
 }
 
 /// What a conversion decided before it writes.
@@ -112,7 +116,7 @@ pub fn plan<'a>(
         embedding: request.embedding,
         output: request.output,
         allow_requantize: false,
-        i2s_layout: Default::default(),
+        weights: WeightOptions { tl_config: request.tl_config.clone(), ..Default::default() },
     };
     options.check()?;
 
@@ -187,6 +191,7 @@ pub fn plan<'a>(
         );
     }
     check_rows(checkpoint.dir(), &items)?;
+    let tiles = tiles_of_items(checkpoint.dir(), &items, &options.weights.tl_config)?;
     if ternary
         && !linear.is_ternary()
         && items.iter().any(|item| Role::of(&item.name, &item.dims) == Role::Linear && item.source.is_float())
@@ -198,7 +203,7 @@ pub fn plan<'a>(
 
     let mut writer = GgufWriter::new();
     general(&mut writer, checkpoint, &config, architecture, request.name);
-    for (key, value) in file_keys(linear, &items) {
+    for (key, value) in file_keys(linear, &items, &tiles) {
         writer.meta(key, value);
     }
     for (key, value) in config.keys(checkpoint, architecture, rows as u32)? {
@@ -208,7 +213,7 @@ pub fn plan<'a>(
     for (key, value) in tokenizer::keys(checkpoint, &config, rows, &overrides, &mut warnings)? {
         writer.meta(key, value);
     }
-    Ok(Converted { plan: Plan::new(writer, items, out)?, architecture, linear, warnings })
+    Ok(Converted { plan: Plan::new(writer, items, tiles, out)?, architecture, linear, warnings })
 }
 
 /// Names in the checkpoint by names in the GGUF file.

@@ -13,6 +13,6 @@ mod tests;
 mod workers;
 mod write;
 
-pub use plan::{Options, Role, check_rows, file_keys, plan};
+pub use plan::{Options, Role, check_rows, file_keys, plan, tiles_of_items};
 pub use workers::Workers;
 pub use write::{Item, Plan, TensorReport, Treatment};

@@ -4,6 +4,7 @@
 //! written. Deliberately absent: finding tensors (see [`super::plan`] and [`crate::convert`]), encoding.
 
 use crate::gguf::Gguf;
+use crate::quant::tl::TlTile;
 use crate::quant::{I2sLayout, dequantize_row, i2s, unpack_ternary};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
@@ -34,6 +35,10 @@ pub enum Packing {
     Rows { ty: TensorType, scale: f32 },
     /// An I2_S tensor in another layout.
     I2s { layout: I2sLayout, scale: f32 },
+    /// A whole TL1 or TL2 tensor, with its trailer; [`super::write`] unpacks it to [`Packing::Codes`].
+    Tiles { ty: TensorType, tile: TlTile, scale: f32 },
+    /// One byte a weight.
+    Codes { scale: f32 },
     /// As Hugging Face packs ternary weights: byte (i, c) of [rows / 4, columns] holds column c of rows
     /// i + n * rows / 4 at bit 2n, each as code + 1. Source: `pack_weights` of transformers' bitnet integration.
     Slabs { scale: f32 },
@@ -81,6 +86,8 @@ impl<'a> Source<'a> {
         match self.packing {
             Packing::Rows { ty, .. } => ty.name(),
             Packing::I2s { .. } => TensorType::I2S.name(),
+            Packing::Tiles { ty, .. } => ty.name(),
+            Packing::Codes { .. } => "codes",
             Packing::Slabs { .. } => "U8 (four rows a byte)",
         }
     }
@@ -89,7 +96,7 @@ impl<'a> Source<'a> {
     pub fn is_packed_ternary(&self) -> bool {
         match self.packing {
             Packing::Rows { ty, .. } => ty.is_ternary(),
-            Packing::I2s { .. } | Packing::Slabs { .. } => true,
+            _ => true,
         }
     }
 
@@ -102,7 +109,8 @@ impl<'a> Source<'a> {
     pub fn row_bytes(&self, row: usize) -> &'a [u8] {
         let row = self.order.source_of(row);
         match self.packing {
-            Packing::Rows { .. } => {
+            Packing::Tiles { .. } => self.bytes,
+            Packing::Rows { .. } | Packing::Codes { .. } => {
                 let len = self.bytes.len() / self.rows;
                 &self.bytes[row * len..][..len]
             }
@@ -122,7 +130,10 @@ impl<'a> Source<'a> {
         match self.packing {
             Packing::Rows { ty, scale } => dequantize_row(ty, self.row_bytes(row), scale, out)
                 .map_err(|code| self.invalid(row, code.byte)),
-            Packing::I2s { scale, .. } | Packing::Slabs { scale } => {
+            Packing::I2s { scale, .. }
+            | Packing::Tiles { scale, .. }
+            | Packing::Codes { scale }
+            | Packing::Slabs { scale } => {
                 self.codes(row, codes)?;
                 out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(*code) * scale);
                 Ok(())
@@ -144,6 +155,11 @@ impl<'a> Source<'a> {
                 let first = row - if layout == I2sLayout::Row4 { row % 4 } else { 0 };
                 i2s::unpack_row(bytes, layout, row - first, out).map_err(|code| self.invalid(row, code.byte))
             }
+            Packing::Codes { .. } => {
+                out.iter_mut().zip(bytes).for_each(|(code, byte)| *code = *byte as i8);
+                Ok(())
+            }
+            Packing::Tiles { .. } => panic!("tiles are unpacked before their rows are read"),
             Packing::Slabs { .. } => {
                 let shift = 2 * (self.order.source_of(row) / (self.rows / 4));
                 let mut worst = 0;
@@ -164,7 +180,10 @@ impl<'a> Source<'a> {
     pub fn tensor_scale(&self) -> Option<f32> {
         match self.packing {
             Packing::Rows { ty, scale } => (ty.trailer_bytes() > 0).then_some(scale),
-            Packing::I2s { scale, .. } | Packing::Slabs { scale } => Some(scale),
+            Packing::I2s { scale, .. }
+            | Packing::Tiles { scale, .. }
+            | Packing::Codes { scale }
+            | Packing::Slabs { scale } => Some(scale),
         }
     }
 
@@ -188,10 +207,10 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The f16 scale of a block of TQ1_0 or TQ2_0.
+/// The f16 scale of a block of a ternary type: first in Q2_0, last in the others.
 fn block_scale(ty: TensorType, block: &[u8]) -> f32 {
-    assert!(matches!(ty, TensorType::TQ1_0 | TensorType::TQ2_0), "{ty} has no scales in its blocks");
-    f16::from_le_bytes(*block.last_chunk().expect("a block ends with its scale")).to_f32()
+    let d = if ty == TensorType::Q2_0 { block.first_chunk() } else { block.last_chunk() };
+    f16::from_le_bytes(*d.expect("a block is longer than its scale")).to_f32()
 }
 
 #[cfg(test)]

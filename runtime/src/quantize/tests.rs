@@ -3,6 +3,8 @@
 use super::*;
 use crate::Result;
 use crate::gguf::{Gguf, GgufWriter, Mapping};
+use crate::model::WeightOptions;
+use crate::quant::tl::TlConfig;
 use crate::quant::{I2sLayout, i2s, i2s_pack, pack_ternary, quantize_row, unpack_ternary};
 use crate::tensor::TensorType;
 use proptest::prelude::*;
@@ -11,10 +13,16 @@ use std::sync::Arc;
 
 const K: usize = 512;
 const LINEAR: &str = "blk.0.attn_q.weight";
-const TERNARY: [TensorType; 3] = [TensorType::I2S, TensorType::TQ1_0, TensorType::TQ2_0];
+const TERNARY: [TensorType; 4] = [TensorType::I2S, TensorType::TQ1_0, TensorType::TQ2_0, TensorType::Q2_0];
 
 fn options(linear: TensorType) -> Options {
-    Options { linear, embedding: None, output: None, allow_requantize: false, i2s_layout: I2sLayout::X86 }
+    Options {
+        linear,
+        embedding: None,
+        output: None,
+        allow_requantize: false,
+        weights: WeightOptions::default(),
+    }
 }
 
 /// A file of the linear layer `bytes` and, where asked, an embedding.
@@ -64,6 +72,9 @@ fn types() -> impl Strategy<Value = TensorType> {
         TensorType::I2S,
         TensorType::TQ1_0,
         TensorType::TQ2_0,
+        TensorType::Q2_0,
+        TensorType::TL1,
+        TensorType::TL2,
     ])
 }
 
@@ -73,16 +84,20 @@ proptest! {
     /// The scale has seven bits, which every type holds.
     #[test]
     fn codes_survive_any_chain_of_conversions(
-        codes in prop::collection::vec(-1i8..=1, 4 * K),
+        codes in prop::collection::vec(-1i8..=1, 128 * K),
         seventh in 1u8..128,
         chain in prop::collection::vec(types(), 1..6),
     ) {
         prop_assume!(codes.iter().any(|code| *code != 0));
         let scale = f32::from(seventh) / 64.0;
         let packed = i2s_pack(&codes, K, scale, I2sLayout::X86).unwrap();
-        let mut gguf = file(TensorType::I2S, 4, packed);
+        let mut gguf = file(TensorType::I2S, 128, packed);
         for ty in chain {
-            let (next, reports) = quantize(&gguf, &options(ty)).unwrap();
+            let sizes = if ty == TensorType::TL1 { "128x512:128,64,64" } else { "128x512:64,192,32" };
+            let weights = WeightOptions { tl_config: TlConfig::parse(sizes).unwrap(), ..Default::default() };
+            // The tiles of a file are its own; these are for the next.
+            let given = if ty.is_tiled() { weights } else { WeightOptions::default() };
+            let (next, reports) = quantize(&gguf, &Options { weights: given, ..options(ty) }).unwrap();
             prop_assert_eq!(next.tensor(LINEAR).unwrap().ty, ty);
             prop_assert_eq!(reports[1].written_scale, None);
             prop_assert_ne!(reports[1].treatment, Treatment::Absmean);
@@ -95,7 +110,7 @@ proptest! {
     fn every_layout_of_i2s_is_read(codes in prop::collection::vec(-1i8..=1, 8 * K)) {
         for layout in I2sLayout::ALL {
             let gguf = file(TensorType::I2S, 8, i2s_pack(&codes, K, 0.5, layout).unwrap());
-            let (out, _) = quantize(&gguf, &Options { i2s_layout: layout, ..options(TensorType::TQ2_0) }).unwrap();
+            let (out, _) = quantize(&gguf, &Options { weights: WeightOptions { i2s_layout: layout, ..Default::default() }, ..options(TensorType::TQ2_0) }).unwrap();
             prop_assert_eq!(codes_and_scale(&out), (codes.clone(), 0.5));
         }
     }
@@ -152,6 +167,37 @@ fn scales_of_blocks_are_kept_or_refused() {
         error.contains("has scales from 2.5e-1 to 2e0 in its blocks, and I2_S has one for all"),
         "{error}"
     );
+}
+
+/// Blocks of 64 fit larger ones only where their scales agree.
+#[test]
+fn smaller_blocks_fit_larger_ones_where_their_scales_agree() {
+    let packed = |scales: [f32; 8]| {
+        let mut bytes = Vec::new();
+        scales.iter().for_each(|scale| pack_ternary(TensorType::Q2_0, &[1; 64], *scale, &mut bytes));
+        file(TensorType::Q2_0, 1, bytes)
+    };
+    let agreeing = packed([0.5, 0.5, 0.5, 0.5, 2.0, 2.0, 2.0, 2.0]);
+    let (tq2, _) = quantize(&agreeing, &options(TensorType::TQ2_0)).unwrap();
+    let (back, _) = quantize(&tq2, &options(TensorType::Q2_0)).unwrap();
+    assert_eq!(back.tensor(LINEAR).unwrap().bytes, agreeing.tensor(LINEAR).unwrap().bytes);
+    let parting = packed([0.5, 0.5, 0.25, 0.5, 2.0, 2.0, 2.0, 2.0]);
+    let error = quantize(&parting, &options(TensorType::TQ1_0)).err().expect("refused").to_string();
+    assert!(error.contains("has the scales 5e-1 and 2.5e-1 in one block of TQ1_0 in row 0"), "{error}");
+}
+
+#[test]
+fn tiles_must_be_known_for_the_shape() {
+    let gguf = float_file(TensorType::F32, &[0.5; 2 * K]);
+    let error = quantize(&gguf, &options(TensorType::TL2)).err().expect("refused").to_string();
+    assert!(
+        error.contains("2 rows of 512, for which no TL2 tile sizes") && error.contains("--tl-config 2x512:"),
+        "{error}"
+    );
+    let tl_config = TlConfig::parse("2x512:2,64,32").unwrap();
+    let weights = WeightOptions { tl_config, ..Default::default() };
+    let misfit = quantize(&gguf, &Options { weights, ..options(TensorType::TL1) }).err().expect("refused");
+    assert!(misfit.to_string().contains("do not divide 2 rows of 512"), "{misfit}");
 }
 
 /// llama-quantize gives a block of zeros the scale 0; that is no second scale.

@@ -9,6 +9,7 @@ use super::source::{Packing, RowOrder, Source};
 use super::ternary::{Rounding, Weights, analyse};
 use super::workers::{Scratch, Workers};
 use crate::gguf::{GgufWriter, Layout};
+use crate::quant::tl::{self, TlError, TlTile};
 use crate::quant::{i2s, pack_ternary, quantize_row};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
@@ -64,18 +65,24 @@ impl TensorReport {
 /// Metadata and tensors of a file to write, with the place of each.
 pub struct Plan<'a> {
     pub items: Vec<Item<'a>>,
+    tiles: Vec<Option<TlTile>>,
     pub layout: Layout,
 }
 
 impl<'a> Plan<'a> {
     /// # Errors
-    /// What [`GgufWriter::layout`] refuses; `path` is the file to write.
-    pub fn new(mut writer: GgufWriter<'_>, items: Vec<Item<'a>>, path: &Path) -> Result<Self> {
+    /// What [`GgufWriter::layout`] refuses; `path` is the file to write. `tiles` has one entry per item.
+    pub fn new(
+        mut writer: GgufWriter<'_>,
+        items: Vec<Item<'a>>,
+        tiles: Vec<Option<TlTile>>,
+        path: &Path,
+    ) -> Result<Self> {
         for item in &items {
             writer.tensor_from(&item.name, item.ty, &item.dims, |_| Ok(()));
         }
         let layout = writer.layout().map_err(|error| Error::io(path, error))?;
-        Ok(Plan { items, layout })
+        Ok(Plan { items, tiles, layout })
     }
 
     /// Writes everything to `file`, which is empty and called `path`. `progress(done, tensors)` is called after each.
@@ -93,8 +100,8 @@ impl<'a> Plan<'a> {
         file.set_len(self.layout.file_len).map_err(|error| Error::io(path, error))?;
         target.write(0, &self.layout.header)?;
         let mut reports = Vec::with_capacity(self.items.len());
-        for (item, place) in self.items.iter().zip(&self.layout.tensors) {
-            reports.push(write(item, &target, place.start, workers)?);
+        for ((item, tile), place) in self.items.iter().zip(&self.tiles).zip(&self.layout.tensors) {
+            reports.push(write(item, *tile, &target, place.start, workers)?);
             progress(reports.len(), self.items.len());
         }
         Ok(reports)
@@ -112,11 +119,24 @@ impl Target<'_> {
     }
 }
 
-fn write(item: &Item<'_>, target: &Target<'_>, at: u64, workers: &mut Workers) -> Result<TensorReport> {
-    let source = &item.source;
+fn write(
+    item: &Item<'_>,
+    tile: Option<TlTile>,
+    target: &Target<'_>,
+    at: u64,
+    workers: &mut Workers,
+) -> Result<TensorReport> {
+    let unpacked;
+    let source = match item.source.packing {
+        Packing::Tiles { scale, .. } => {
+            unpacked = untile(&item.source)?;
+            &Source { bytes: &unpacked, packing: Packing::Codes { scale }, ..item.source }
+        }
+        _ => &item.source,
+    };
     let mut report = TensorReport {
         name: item.name.clone(),
-        from: source.type_name(),
+        from: item.source.type_name(),
         to: item.ty.name(),
         treatment: Treatment::Encoded,
         scale: None,
@@ -135,9 +155,15 @@ fn write(item: &Item<'_>, target: &Target<'_>, at: u64, workers: &mut Workers) -
             Weights::Ternary { .. } | Weights::Blocks { .. } => Treatment::CodesKept,
         };
         match weights {
-            Weights::Blocks { smallest, largest } => blocks(item, (smallest, largest), target, at, workers)?,
-            Weights::Ternary { scale } => one_scale(item, Rounding::exact(scale), target, at, workers)?,
-            Weights::Master { absmean } => one_scale(item, Rounding::absmean(absmean), target, at, workers)?,
+            Weights::Blocks { smallest, largest } => {
+                blocks(source, item.ty, (smallest, largest), target, at, workers)?;
+            }
+            Weights::Ternary { scale } => {
+                one_scale(source, item.ty, tile, Rounding::exact(scale), target, at, workers)?;
+            }
+            Weights::Master { absmean } => {
+                one_scale(source, item.ty, tile, Rounding::absmean(absmean), target, at, workers)?;
+            }
         }
         report.scale = match weights {
             Weights::Ternary { scale } => Some(scale),
@@ -146,7 +172,7 @@ fn write(item: &Item<'_>, target: &Target<'_>, at: u64, workers: &mut Workers) -
         };
     } else {
         report.scale = source.tensor_scale();
-        encode(item, target, at, workers)?;
+        encode(source, item.ty, target, at, workers)?;
     }
     report.written_scale =
         report.scale.map(|scale| held(item.ty, scale)).filter(|held| Some(*held) != report.scale);
@@ -157,10 +183,24 @@ fn write(item: &Item<'_>, target: &Target<'_>, at: u64, workers: &mut Workers) -
     Ok(report)
 }
 
+/// The codes of a TL1 or TL2 tensor, a byte each.
+fn untile(source: &Source<'_>) -> Result<Vec<u8>> {
+    let Packing::Tiles { ty, tile, .. } = source.packing else { panic!("only tiles are unpacked") };
+    let codes = tl::unpack(ty, source.bytes, &tile).map_err(|error| {
+        let byte = if let TlError::InvalidNibble { byte } = error { byte } else { 0 };
+        let what = format!("tensor {:?}: {error}", source.name);
+        let remedy = "check --tl-config, or fetch the file again";
+        Error::malformed(source.file.path(), source.offset + byte as u64, what, remedy)
+    })?;
+    Ok(codes.into_iter().map(|code| code as u8).collect())
+}
+
 /// What `ty` makes of the scale of ternary weights.
 fn held(ty: TensorType, scale: f32) -> f32 {
     match ty {
-        TensorType::F16 | TensorType::TQ1_0 | TensorType::TQ2_0 => f16::from_f32(scale).to_f32(),
+        TensorType::F16 | TensorType::TQ1_0 | TensorType::TQ2_0 | TensorType::Q2_0 => {
+            f16::from_f32(scale).to_f32()
+        }
         TensorType::BF16 => bf16::from_f32(scale).to_f32(),
         _ => scale,
     }
@@ -196,41 +236,62 @@ fn bytes_of<'a>(source: &Source<'a>, bytes: &[u8]) -> &'a [u8] {
 }
 
 /// Decodes and encodes, row by row.
-fn encode(item: &Item<'_>, target: &Target<'_>, at: u64, workers: &mut Workers) -> Result<()> {
-    let source = &item.source;
+fn encode(
+    source: &Source<'_>,
+    ty: TensorType,
+    target: &Target<'_>,
+    at: u64,
+    workers: &mut Workers,
+) -> Result<()> {
     // The largest value that rounds to a finite f16 is just below.
-    let limit = if item.ty == TensorType::F16 { 65_519.996 } else { f32::MAX };
+    let limit = if ty == TensorType::F16 { 65_519.996 } else { f32::MAX };
     rows(source, workers, target, at, |row, scratch| {
         source.decode(row, &mut scratch.codes, &mut scratch.row)?;
-        let outside = scratch.row.iter().fold(false, |bad, w| bad | !(w.abs() <= limit));
-        if outside {
-            let worst = scratch.row.iter().find(|w| !(w.abs() <= limit)).expect("one was found");
-            let what = format!("has the weight {worst} in row {row}, which {} cannot hold", item.ty);
+        let outside = |w: &f32| w.is_nan() || w.abs() > limit;
+        // Without an early exit, which would keep the compiler from testing many at once.
+        if scratch.row.iter().fold(false, |found, w| found | outside(w)) {
+            let worst = scratch.row.iter().copied().find(outside).expect("one was found");
+            let what = format!("has the weight {worst} in row {row}, which {} cannot hold", ty);
             return Err(
                 source.refuse(what, "give a type with a wider range (bf16 or f32), or fetch the model again")
             );
         }
-        quantize_row(item.ty, &scratch.row, &mut scratch.packed);
+        quantize_row(ty, &scratch.row, &mut scratch.packed);
         Ok(())
     })
 }
 
 /// Ternary codes, all of them times one scale.
 fn one_scale(
-    item: &Item<'_>,
+    source: &Source<'_>,
+    ty: TensorType,
+    tile: Option<TlTile>,
     rounding: Rounding,
     target: &Target<'_>,
     at: u64,
     workers: &mut Workers,
 ) -> Result<()> {
-    let (source, scale) = (&item.source, rounding.scale);
-    if scale != 0.0 && !(held(item.ty, scale).abs() > 0.0 && held(item.ty, scale).is_finite()) {
-        let what = format!("has the scale {scale:e}, which the f16 of {} cannot hold", item.ty);
+    let scale = rounding.scale;
+    if scale != 0.0 && !(held(ty, scale).abs() > 0.0 && held(ty, scale).is_finite()) {
+        let what = format!("has the scale {scale:e}, which the f16 of {} cannot hold", ty);
         return Err(source.refuse(what, "quantize to i2_s, whose scale is an f32"));
+    }
+    if let Some(tile) = tile {
+        let chunks = workers.each(source.rows, source.columns, |rows, scratch| {
+            let mut all = Vec::with_capacity(rows.len() * source.columns);
+            for row in rows {
+                codes(source, rounding, row, scratch)?;
+                all.extend_from_slice(&scratch.codes);
+            }
+            Ok(all)
+        })?;
+        let packed = tl::pack(ty, &chunks.concat(), &tile, scale);
+        let packed = packed.map_err(|error| source.refuse(error, "give other --tl-config"))?;
+        return target.write(at, &packed);
     }
     rows(source, workers, target, at, |row, scratch| {
         codes(source, rounding, row, scratch)?;
-        pack_ternary(item.ty, &scratch.codes, scale, &mut scratch.packed);
+        pack_ternary(ty, &scratch.codes, scale, &mut scratch.packed);
         Ok(())
     })
 }
@@ -246,24 +307,23 @@ fn codes(source: &Source<'_>, rounding: Rounding, row: usize, scratch: &mut Scra
 
 /// Ternary codes with the scales of their blocks, into blocks that are no larger or hold equal ones.
 fn blocks(
-    item: &Item<'_>,
+    source: &Source<'_>,
+    ty: TensorType,
     (smallest, largest): (f32, f32),
     target: &Target<'_>,
     at: u64,
     workers: &mut Workers,
 ) -> Result<()> {
-    let (source, width) = (&item.source, item.ty.block().0);
+    let width = ty.block().0;
     let refuse = |what: String| {
         source.refuse(
             what,
             "quantize to a type whose blocks are no larger than the source's (tq1_0, tq2_0 or q2_0)",
         )
     };
-    if item.ty.trailer_bytes() > 0 {
-        let what = format!(
-            "has scales from {smallest:e} to {largest:e} in its blocks, and {} has one for all",
-            item.ty
-        );
+    if ty.trailer_bytes() > 0 {
+        let what =
+            format!("has scales from {smallest:e} to {largest:e} in its blocks, and {} has one for all", ty);
         return Err(refuse(what));
     }
     rows(source, workers, target, at, |row, scratch| {
@@ -275,13 +335,11 @@ fn blocks(
             let first = used.next().map_or(0.0, |(at, _)| scale_at(index * width + at));
             if let Some((at, _)) = used.find(|(at, _)| scale_at(index * width + at) != first) {
                 let other = scale_at(index * width + at);
-                let what = format!(
-                    "has the scales {first:e} and {other:e} in one block of {} in row {row}",
-                    item.ty
-                );
+                let what =
+                    format!("has the scales {first:e} and {other:e} in one block of {} in row {row}", ty);
                 return Err(refuse(what));
             }
-            pack_ternary(item.ty, codes, first, &mut scratch.packed);
+            pack_ternary(ty, codes, first, &mut scratch.packed);
         }
         Ok(())
     })

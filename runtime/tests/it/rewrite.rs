@@ -2,6 +2,7 @@
 //! what an interrupt leaves.
 
 use crate::support::*;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,34 +24,41 @@ fn files(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Names and data of the tensors of a file.
+fn tensors(file: &str) -> Vec<(String, Vec<u8>)> {
+    let shown = json(&["inspect", "-m", file]);
+    let bytes = fs::read(root().join(file)).expect("a file");
+    let data = |tensor: &Value| {
+        let number = |key: &str| tensor[key].as_u64().expect("a number") as usize;
+        bytes[number("offset")..][..number("bytes")].to_vec()
+    };
+    let tensors = shown["tensors"].as_array().expect("an array").iter();
+    tensors.map(|tensor| (tensor["name"].to_string(), data(tensor))).collect()
+}
+
+/// The fixtures of a family hold the same codes and scales, so each must become any other to the last byte.
 #[test]
 fn every_ternary_fixture_becomes_every_ternary_type() {
-    let (_dir, out, path) = scratch();
-    for family in ["bitnet-b158", "bitnet"] {
-        for from in ["i2_s", "tq1_0", "tq2_0"] {
-            for to in ["i2_s", "tq1_0", "tq2_0"] {
+    let (_dir, _out, path) = scratch();
+    let families = [
+        ("bitnet-b158", &["i2_s", "tq1_0", "tq2_0"][..]),
+        ("bitnet", &["i2_s", "q2_0", "tl1", "tl2", "tq1_0", "tq2_0"]),
+    ];
+    for (family, types) in families {
+        for to in types {
+            let expected = ok(&format!("{family}-{to}.gguf"));
+            let sizes = json(&["inspect", "-m", &expected])["metadata"]["bitforge.tl_config"].clone();
+            let expected = tensors(&expected);
+            for from in types {
                 let input = ok(&format!("{family}-{from}.gguf"));
-                let ran = run(&["quantize", &input, &path, "--type", to, "--force"]);
+                let mut args = vec!["quantize", &input, &path, "--type", to, "--force"];
+                args.extend(sizes.as_str().into_iter().flat_map(|sizes| ["--tl-config", sizes]));
+                let ran = run(&args);
                 assert_eq!(ran.code, 0, "{}", ran.stderr);
-                let tensors = |file: &str| {
-                    let shown = json(&["inspect", "-m", file]);
-                    let bytes = fs::read(root().join(file)).expect("a file");
-                    let data = |tensor: &serde_json::Value| {
-                        let number = |key: &str| tensor[key].as_u64().expect("a number") as usize;
-                        bytes[number("offset")..][..number("bytes")].to_vec()
-                    };
-                    let tensors = shown["tensors"].as_array().expect("an array").iter();
-                    tensors.map(|tensor| (tensor["name"].to_string(), data(tensor))).collect::<Vec<_>>()
-                };
-                // The fixtures of a family hold the same codes and scales.
-                assert!(
-                    tensors(&path) == tensors(&ok(&format!("{family}-{to}.gguf"))),
-                    "{family} {from} {to}"
-                );
+                assert!(tensors(&path) == expected, "{family} {from} {to}");
             }
         }
     }
-    assert!(out.exists());
 }
 
 #[test]
@@ -166,7 +174,7 @@ fn an_interrupt_leaves_nothing_behind() {
 #[test]
 fn tensors_equal_what_llama_quantize_makes() {
     let text = fs::read_to_string(root().join("fixtures/goldens/quantize.json")).expect("a committed golden");
-    let golden: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let golden: Value = serde_json::from_str(&text).expect("JSON");
     let (dir, _out, path) = scratch();
     let source = dir.path().join("f32.gguf").to_str().expect("UTF-8").to_owned();
     let mut compared = 0;
@@ -179,18 +187,11 @@ fn tensors_equal_what_llama_quantize_makes() {
                 args.extend(["--embedding-type", "q4_k"]);
             }
             json(&args);
-            let shown = json(&["inspect", "-m", &path]);
-            let bytes = fs::read(&path).expect("written");
-            for tensor in shown["tensors"].as_array().expect("an array") {
-                let number = |key: &str| tensor[key].as_u64().expect("a number") as usize;
-                let data = &bytes[number("offset")..][..number("bytes")];
+            let types = json(&["inspect", "-m", &path])["tensors"].clone();
+            for ((name, data), tensor) in tensors(&path).iter().zip(types.as_array().expect("an array")) {
                 let digest: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
-                let name = tensor["name"].as_str().expect("a name");
-                assert_eq!(
-                    expected[name],
-                    serde_json::json!([tensor["type"], digest]),
-                    "{fixture} {ty} {name}"
-                );
+                let expected = &expected[name.trim_matches('"')];
+                assert_eq!(*expected, serde_json::json!([tensor["type"], digest]), "{fixture} {ty} {name}");
                 compared += 1;
             }
         }
