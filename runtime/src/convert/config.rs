@@ -267,7 +267,10 @@ impl Config {
                 heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads),
                 "num_key_value_heads does not divide num_attention_heads",
             ),
-            (head_dim > 0 && head_dim.is_multiple_of(2), "the head dimension is odd or 0"),
+            (
+                head_dim.is_multiple_of(2) && (2..=1 << 16).contains(&head_dim),
+                "the head dimension is odd or out of range",
+            ),
             (
                 self.head_dim.is_some() || self.hidden_size.is_multiple_of(heads.max(1)),
                 "num_attention_heads does not divide hidden_size",

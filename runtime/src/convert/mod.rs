@@ -68,7 +68,9 @@ impl Computed {
     /// # Errors
     /// config.json is missing or not a model's.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self> {
-        let factors = Config::read(checkpoint)?.rope_factors(checkpoint)?;
+        let config = Config::read(checkpoint)?;
+        config.check(checkpoint)?;
+        let factors = config.rope_factors(checkpoint)?;
         let bytes = |factors: Vec<f32>| factors.into_iter().flat_map(f32::to_le_bytes).collect();
         Ok(Computed { rope_factors: factors.map(bytes), dir: checkpoint.dir().into() })
     }

@@ -214,7 +214,9 @@ pub fn keys(
     let mut keys = Keys::default();
     let model = checkpoint.bytes("tokenizer.model")?;
     let mut vocabulary = match (byte_level, model) {
-        (false, Some(bytes)) => sentencepiece_model(checkpoint, &bytes, &settings, &mut keys, warnings)?,
+        (false, Some(bytes)) => {
+            sentencepiece_model(checkpoint, &bytes, &settings, rows, &mut keys, warnings)?
+        }
         (_, None) if peek.is_none() => {
             let what = format!("{} holds neither tokenizer.json nor tokenizer.model", dir.display());
             return Err(Error::NotFound { what, remedy: "fetch the whole directory of the model".into() });
@@ -222,8 +224,8 @@ pub fn keys(
         _ => {
             let json: TokenizerJson = checkpoint.json("tokenizer.json")?.expect("it was there a moment ago");
             match byte_level {
-                true => byte_level_bpe(checkpoint, &json, overrides, &mut keys, warnings)?,
-                false => sentencepiece_json(checkpoint, &json, &mut keys)?,
+                true => byte_level_bpe(checkpoint, &json, rows, overrides, &mut keys, warnings)?,
+                false => sentencepiece_json(checkpoint, &json, rows, &mut keys)?,
             }
         }
     };
@@ -288,6 +290,7 @@ impl Keys {
 fn byte_level_bpe(
     checkpoint: &Checkpoint,
     json: &TokenizerJson,
+    rows: usize,
     overrides: &Overrides<'_>,
     keys: &mut Keys,
     warnings: &mut Vec<String>,
@@ -322,13 +325,18 @@ fn byte_level_bpe(
         Error::unsupported(checkpoint.dir(), what, "GGUF has no way to write that")
     })?);
     keys.add_bos = bos_of(&json.post_processor);
-    let mut vocabulary = texts(checkpoint, json, |_, _| (0.0, NORMAL))?;
+    let mut vocabulary = texts(checkpoint, json, rows, |_, _| (0.0, NORMAL))?;
     added(&mut vocabulary, json);
     Ok(vocabulary)
 }
 
 /// A SentencePiece vocabulary in tokenizer.json: the score of a text is the rank of the merge that makes it, negated.
-fn sentencepiece_json(checkpoint: &Checkpoint, json: &TokenizerJson, keys: &mut Keys) -> Result<Vocabulary> {
+fn sentencepiece_json(
+    checkpoint: &Checkpoint,
+    json: &TokenizerJson,
+    rows: usize,
+    keys: &mut Keys,
+) -> Result<Vocabulary> {
     if !json.model.byte_fallback {
         let what = "tokenizer.json is neither byte-level BPE nor SentencePiece BPE with bytes";
         return Err(Error::unsupported(checkpoint.dir(), what, "this runtime has no other tokenizers"));
@@ -340,7 +348,7 @@ fn sentencepiece_json(checkpoint: &Checkpoint, json: &TokenizerJson, keys: &mut 
             rank_of_text.entry(joined).or_insert(rank);
         }
     }
-    let mut vocabulary = texts(checkpoint, json, |_, text| {
+    let mut vocabulary = texts(checkpoint, json, rows, |_, text| {
         let is_byte = text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
         let rank = rank_of_text.get(text).map_or(0.0, |rank| -(*rank as f32));
         (rank, if is_byte { BYTE } else { NORMAL })
@@ -356,6 +364,7 @@ fn sentencepiece_json(checkpoint: &Checkpoint, json: &TokenizerJson, keys: &mut 
 fn texts(
     checkpoint: &Checkpoint,
     json: &TokenizerJson,
+    rows: usize,
     score_and_type: impl Fn(u32, &str) -> (f32, i32),
 ) -> Result<Vocabulary> {
     if json.model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
@@ -365,18 +374,26 @@ fn texts(
             "this runtime has BPE only",
         ));
     }
-    let listed = json.model.vocab.len() + json.added_tokens.len();
     let ids = json.model.vocab.values().copied().chain(json.added_tokens.iter().map(|added| added.id));
-    if let Some(id) = ids.max().filter(|id| *id as usize >= 2 * listed + 4096) {
-        let what = format!("tokenizer.json has the id {id} among {listed} tokens");
-        return Err(Error::unsupported(checkpoint.dir(), what, "fetch tokenizer.json again"));
-    }
+    check_ids(checkpoint, ids, rows)?;
     let mut vocabulary = Vocabulary::default();
     for (text, id) in &json.model.vocab {
         let (score, ty) = score_and_type(*id, text);
         vocabulary.set(*id as usize, text.as_bytes(), score, ty);
     }
     Ok(vocabulary)
+}
+
+/// # Errors
+/// An id that the embedding has no row for.
+fn check_ids(checkpoint: &Checkpoint, mut ids: impl Iterator<Item = u32>, rows: usize) -> Result<()> {
+    match ids.find(|id| *id as usize >= rows) {
+        None => Ok(()),
+        Some(id) => {
+            let what = format!("a token has the id {id}, but the embedding has {rows} rows");
+            Err(Error::unsupported(checkpoint.dir(), what, "fetch the tokenizer that belongs to this model"))
+        }
+    }
 }
 
 fn added(vocabulary: &mut Vocabulary, json: &TokenizerJson) {
@@ -390,6 +407,7 @@ fn sentencepiece_model(
     checkpoint: &Checkpoint,
     bytes: &[u8],
     settings: &TokenizerConfig,
+    rows: usize,
     keys: &mut Keys,
     warnings: &mut Vec<String>,
 ) -> Result<Vocabulary> {
@@ -399,11 +417,9 @@ fn sentencepiece_model(
     let decoder =
         settings.added_tokens_decoder.iter().map(|(id, text)| (*id, text.content.as_str(), text.special));
     let listed = texts.iter().map(|(text, id)| (*id, text.as_str(), false)).chain(decoder);
+    let listed: Vec<(u32, &str, bool)> = listed.collect();
+    check_ids(checkpoint, listed.iter().map(|(id, ..)| *id), rows)?;
     for (id, text, special) in listed {
-        if id as usize >= vocabulary.tokens.len() + 4096 {
-            let what = format!("an added token has the id {id}, of {} tokens", vocabulary.tokens.len());
-            return Err(Error::unsupported(checkpoint.dir(), what, "fetch the tokenizer's files again"));
-        }
         let known = vocabulary.tokens.get(id as usize).is_some_and(|token| token == text.as_bytes());
         if !known {
             vocabulary.set(
