@@ -42,18 +42,12 @@ class QuantizeParams(ctypes.Structure):
     ]
 
 
-def load(library):
-    """The library with the two functions declared."""
+def llama_quantize(library, model, out, threads):
+    """What llama-quantize does, in this process."""
     llama = ctypes.CDLL(library)
     llama.llama_model_quantize_default_params.restype = QuantizeParams
     llama.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(QuantizeParams)]
     llama.llama_model_quantize.restype = ctypes.c_uint32
-    return llama
-
-
-def llama_quantize(library, model, out, threads):
-    """What llama-quantize does, in this process."""
-    llama = load(library)
     params = llama.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.token_embedding_type = threads, LLAMA_FTYPE_MOSTLY_TQ2_0, GGML_TYPE_F16
     if llama.llama_model_quantize(model.encode(), out.encode(), ctypes.byref(params)) != 0:

@@ -172,7 +172,7 @@ fn an_interrupt_leaves_nothing_behind() {
 
 /// Goldens by tools/goldens/quantize_goldens.py: the same types and the same bytes in every tensor.
 #[test]
-fn tensors_equal_what_llama_quantize_makes() {
+fn tensors_equal_what_the_references_make() {
     let text = fs::read_to_string(root().join("fixtures/goldens/quantize.json")).expect("a committed golden");
     let golden: Value = serde_json::from_str(&text).expect("JSON");
     let (dir, _out, path) = scratch();
@@ -189,6 +189,8 @@ fn tensors_equal_what_llama_quantize_makes() {
             json(&args);
             let types = json(&["inspect", "-m", &path])["tensors"].clone();
             for ((name, data), tensor) in tensors(&path).iter().zip(types.as_array().expect("an array")) {
+                // bitnet.cpp leaves what follows the scale of I2_S unwritten.
+                let data = &data[..data.len() - if tensor["type"] == "I2_S" { 28 } else { 0 }];
                 let digest: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
                 let expected = &expected[name.trim_matches('"')];
                 assert_eq!(*expected, serde_json::json!([tensor["type"], digest]), "{fixture} {ty} {name}");
