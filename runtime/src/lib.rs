@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod chat;
 pub mod cli;
+pub mod convert;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod engine;
@@ -22,6 +23,7 @@ pub mod model;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod quant;
+pub mod quantize;
 pub mod sampling;
 pub mod tensor;
 pub mod threads;

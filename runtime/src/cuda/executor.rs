@@ -400,13 +400,22 @@ fn copy_of(matrix: &Matrix) -> Matrix {
     Matrix::of_bytes(matrix.ty, matrix.rows, matrix.columns, matrix.tensor_scale, matrix.bytes().to_vec())
 }
 
+/// Neither packed nor read as it is.
+fn unknown(matrix: &Matrix) -> bool {
+    super::forward::product_kernel(matrix.ty).is_none() && crate::gpu::pack::uniform_scale(matrix).is_none()
+}
+
 /// What the kernels cannot do, before anything is uploaded.
 fn check(model: &Model) -> Result<()> {
     let config = &model.config;
-    let problem = if config.head_dim > 128 || !config.head_dim.is_multiple_of(8) {
+    let problem = if model.matrices().any(|matrix| !matrix.columns.is_multiple_of(8)) {
+        "rows that are not a multiple of 8".to_owned()
+    } else if config.head_dim > 128 || !config.head_dim.is_multiple_of(8) {
         format!("heads of {} dimensions", config.head_dim)
     } else if config.hidden.max(config.feed_forward).max(config.query_dim()) * 4 > 160 << 10 {
         format!("rows of more than {} elements", (160 << 10) / 4)
+    } else if let Some(matrix) = model.matrices().find(|matrix| unknown(matrix)) {
+        format!("{} weights (tensor '{}')", matrix.ty, matrix.name)
     } else {
         return Ok(());
     };

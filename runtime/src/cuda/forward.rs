@@ -382,7 +382,8 @@ impl Forward<'_> {
             tensor_scale: plain.tensor_scale,
             extra: plain.extra,
         };
-        self.launch(product_kernel(plain.ty), Shape::new((plain.rows.div_ceil(8), m.div_ceil(8), 1), 256, 0), &params)
+        let kernel = product_kernel(plain.ty).expect("the types were checked when the model was loaded");
+        self.launch(kernel, Shape::new((plain.rows.div_ceil(8), m.div_ceil(8), 1), 256, 0), &params)
     }
 
     fn launch<P: cudarc::driver::DeviceRepr>(&self, name: &str, shape: Shape, params: &P) -> Result<()> {
@@ -406,8 +407,9 @@ impl Forward<'_> {
     }
 }
 
-pub(super) const fn product_kernel(ty: TensorType) -> &'static str {
-    match ty {
+/// The kernel for matrices that keep their type; `None` for types that none reads.
+pub(super) const fn product_kernel(ty: TensorType) -> Option<&'static str> {
+    Some(match ty {
         TensorType::F32 => "product_f32",
         TensorType::F16 => "product_f16",
         TensorType::BF16 => "product_bf16",
@@ -419,5 +421,6 @@ pub(super) const fn product_kernel(ty: TensorType) -> &'static str {
         TensorType::TQ1_0 => "product_tq1_0",
         TensorType::TQ2_0 => "product_tq2_0",
         TensorType::I2S => "product_i2_s",
-    }
+        _ => return None,
+    })
 }

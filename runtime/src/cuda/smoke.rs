@@ -167,6 +167,7 @@ impl Lab {
     }
 
     fn product(&mut self, ty: TensorType) -> Result<()> {
+        let Some(name) = product_kernel(ty) else { return Ok(()) };
         let (n, k, m) = (1 + self.below(40), 256 * (1 + self.below(3)), 1 + self.below(20));
         let mut bytes = Vec::new();
         if ty == TensorType::I2S {
@@ -177,13 +178,8 @@ impl Lab {
                 if ty.is_ternary() {
                     pack_ternary(ty, &self.codes(k), 0.5, &mut bytes);
                 } else {
-                    let start = bytes.len();
-                    bytes.resize(start + ty.row_bytes(k as u64).expect("whole blocks") as usize, 0);
                     let row = self.floats(k);
-                    if quantize_row(ty, &row, &mut bytes[start..]).is_err() {
-                        // A type that is read and not written here has no bytes to check with.
-                        return Ok(());
-                    }
+                    quantize_row(ty, &row, &mut bytes);
                 }
             }
         }
@@ -216,7 +212,6 @@ impl Lab {
             tensor_scale: 0.5,
             extra: 1.5,
         };
-        let name = product_kernel(ty);
         self.launch(name, Shape::new((n.div_ceil(8), m.div_ceil(8), 1), 256, 0), &params)?;
         let got = self.floats_of(&out, m * n)?;
         self.note(name, format!("n {n} k {k} m {m}"), relative(&got, &want), 1e-5);

@@ -6,7 +6,7 @@
 //! block can be packed where their scales are all the same. Deliberately absent: any other type.
 
 use crate::model::Matrix;
-use crate::quant::blocks::{BlockTQ1_0, BlockTQ2_0, blocks};
+use crate::quant::blocks::{BlockQ2_0, BlockTQ1_0, BlockTQ2_0, blocks};
 use crate::quant::unpack_ternary;
 use crate::tensor::TensorType;
 
@@ -20,6 +20,7 @@ pub fn uniform_scale(matrix: &Matrix) -> Option<f32> {
         TensorType::I2S => Some(matrix.tensor_scale),
         TensorType::TQ1_0 => the_same(blocks::<BlockTQ1_0>(matrix.bytes()).iter().map(|block| block.d.get())),
         TensorType::TQ2_0 => the_same(blocks::<BlockTQ2_0>(matrix.bytes()).iter().map(|block| block.d.get())),
+        TensorType::Q2_0 => the_same(blocks::<BlockQ2_0>(matrix.bytes()).iter().map(|block| block.d.get())),
         _ => None,
     }
 }
@@ -82,7 +83,7 @@ mod tests {
             let codes: Vec<i8> = (0..rows * k)
                 .map(|i| (seed[i % 64].wrapping_mul(i as i8 | 1) as i32).rem_euclid(3) as i8 - 1)
                 .collect();
-            for ty in [TensorType::I2S, TensorType::TQ1_0, TensorType::TQ2_0] {
+            for ty in [TensorType::I2S, TensorType::TQ1_0, TensorType::TQ2_0, TensorType::Q2_0] {
                 let mut bytes = Vec::new();
                 if ty == TensorType::I2S {
                     bytes = i2s_pack(&codes, k, 0.5, I2sLayout::X86).unwrap();
