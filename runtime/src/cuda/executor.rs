@@ -400,11 +400,6 @@ fn copy_of(matrix: &Matrix) -> Matrix {
     Matrix::of_bytes(matrix.ty, matrix.rows, matrix.columns, matrix.tensor_scale, matrix.bytes().to_vec())
 }
 
-/// Neither packed nor read as it is.
-fn unknown(matrix: &Matrix) -> bool {
-    super::forward::product_kernel(matrix.ty).is_none() && crate::gpu::pack::uniform_scale(matrix).is_none()
-}
-
 /// What the kernels cannot do, before anything is uploaded.
 fn check(model: &Model) -> Result<()> {
     let config = &model.config;
@@ -414,8 +409,6 @@ fn check(model: &Model) -> Result<()> {
         format!("heads of {} dimensions", config.head_dim)
     } else if config.hidden.max(config.feed_forward).max(config.query_dim()) * 4 > 160 << 10 {
         format!("rows of more than {} elements", (160 << 10) / 4)
-    } else if let Some(matrix) = model.matrices().find(|matrix| unknown(matrix)) {
-        format!("{} weights (tensor '{}')", matrix.ty, matrix.name)
     } else {
         return Ok(());
     };

@@ -5,13 +5,14 @@
 //! kernel reads; otherwise each matrix keeps its type. No second copy of a weight exists but the compact head.
 
 use super::driver::{Buffer, Device};
+use super::forward::product_kernel;
 use super::kernels::{Kernels, Shape};
 use crate::engine::rope::Rope;
 use crate::gpu::pack;
 use crate::model::{Linear, Matrix, Model, ModelConfig};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::tensor::TensorType;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Norm weights of a layer, as offsets in elements of [`DeviceModel::vectors`]; `None` where the graph has none.
 #[derive(Clone, Copy)]
@@ -166,7 +167,15 @@ impl DeviceModel {
 }
 
 impl Plain {
+    /// # Errors
+    /// [`Error::Unavailable`] for a type that no kernel reads.
     fn upload(device: &Device, matrix: &Matrix, extra: Option<f32>, mode: ActivationQuant) -> Result<Self> {
+        if product_kernel(matrix.ty).is_none() {
+            return Err(Error::Unavailable {
+                what: format!("the CUDA kernels do not take {} weights as tensor '{}' has them", matrix.ty, matrix.name),
+                remedy: "use --device cpu".into(),
+            });
+        }
         Ok(Plain {
             bytes: device.upload(&format!("tensor '{}'", matrix.name), matrix.bytes())?,
             ty: matrix.ty,
