@@ -412,6 +412,10 @@ pub struct KernelsArgs {
     pub kernels: Option<String>,
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
+    /// Instead, run every GPU kernel on random inputs of this many random shapes and compare it with its definition; exit
+    /// code 9 where one is wrong
+    #[arg(long, value_name = "ROUNDS", conflicts_with = "replay")]
+    pub check_device: Option<usize>,
     /// Instead, compute one row of a matrix product from this file with every kernel that this CPU runs; exit code 9
     /// where they differ in a bit
     #[arg(long, value_name = "FILE", conflicts_with = "kernels")]

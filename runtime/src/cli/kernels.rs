@@ -4,7 +4,7 @@ use super::args::{Format, KernelsArgs};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
 use super::json::{CandidateRow, DeviceOutput, KernelRow, KernelsOutput, OperationRow};
-use super::{replay, settings};
+use super::{device_check, replay, settings};
 use crate::Result;
 use crate::backend::{self, KernelBackend};
 use crate::kernels::arch::QUANTIZE_ACTIVATION;
@@ -14,6 +14,9 @@ use crate::quant::activation::ActivationType;
 
 pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
     let device = settings::choose_device(ctx, args.device)?;
+    if let Some(rounds) = args.check_device {
+        return device_check::run(ctx, &device, rounds);
+    }
     if let Some(path) = &args.replay {
         return replay::run(ctx, path);
     }
