@@ -103,7 +103,7 @@ impl Forward<'_> {
         self.plain("embed", (m, 1, 1), 256, 0, &[embedding, b.tokens.at, b.hidden.at], &[hidden as i32])
     }
 
-    /// Runs `m` rows through every layer. `positions` is above every position of a decoding row.
+    /// Runs `m` rows through every layer. `positions` is above every position of a row.
     pub fn layers(&self, m: usize, segments: &[Segment], positions: usize) -> Result<()> {
         for layer in 0..self.model.config.layers {
             let norms = self.model.norms[layer];
@@ -228,6 +228,12 @@ impl Forward<'_> {
                 count: count as i32,
             };
             match *segment {
+                Segment::Prefill { first, count } | Segment::Decode { first, count }
+                    if exact(segment, m, positions) =>
+                {
+                    let shape = Shape::new((count, config.heads, 1), 128, 4 * positions.next_multiple_of(8));
+                    self.launch("attend_exact", shape, &attend(first, count, 1, positions))?;
+                }
                 Segment::Prefill { first, count } => {
                     let dim = if config.head_dim <= 64 { 64 } else { 128 };
                     let name = if dim == 64 { "attend_prefill_64" } else { "attend_prefill_128" };
@@ -404,6 +410,14 @@ impl Forward<'_> {
     ) -> Result<()> {
         // SAFETY: as in `launch`; every caller passes the addresses, then the numbers, in the kernel's order.
         unsafe { self.kernels.launch_plain(self.device, name, Shape::new(grid, threads, shared), addresses, numbers) }
+    }
+}
+
+/// Whether attention of a segment is computed in the CPU's own order of operations: where that costs little.
+fn exact(segment: &Segment, m: usize, positions: usize) -> bool {
+    match segment {
+        Segment::Prefill { count, .. } => count * positions <= 1 << 17,
+        Segment::Decode { .. } => m == 1 && positions <= 4096,
     }
 }
 

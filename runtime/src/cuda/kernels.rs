@@ -32,6 +32,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "gemm_skinny_32_gate_up",
         ],
     ),
+    ("exact", &["attend_exact"]),
     ("attention", &["rope_store", "attend_decode", "attend_merge", "attend_prefill_64", "attend_prefill_128"]),
     (
         "rows",

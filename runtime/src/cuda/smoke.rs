@@ -397,7 +397,9 @@ impl Lab {
             }
         }
         let units = kv_heads * group.div_ceil(4);
-        for splits in [0, 1, 3] {
+        for splits in [0, 1, 3, usize::MAX] {
+            let exact = splits == usize::MAX;
+            let splits = if exact { 1 } else { splits };
             let run = total.div_ceil(splits.max(1));
             let partial = self.poisoned(rows * units * splits.max(1) * (4 * 128 + 8))?;
             let out = self.poisoned(rows * query)?;
@@ -415,6 +417,11 @@ impl Lab {
                 count: rows as i32,
             };
             let name = match splits {
+                _ if exact => {
+                    let shape = Shape::new((rows, heads, 1), 128, 4 * total.next_multiple_of(8));
+                    self.launch("attend_exact", shape, &params)?;
+                    "attend_exact"
+                }
                 0 => {
                     let wide = if dim <= 64 { 64 } else { 128 };
                     let name = if wide == 64 { "attend_prefill_64" } else { "attend_prefill_128" };

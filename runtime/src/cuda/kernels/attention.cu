@@ -1,14 +1,7 @@
 // RoPE, the KV cache, and attention over it, for many rows: prefill by tiles on tensor cores, decoding rows by runs of
 // positions that are merged.
 #include "attend.cuh"
-
-// The rows of one launch: which sequence each is of, and at which position.
-struct RowPlaces {
-    const int* position;  // [m]
-    const int* sequence;  // [m], into `pages`
-    const int* pages;     // [sequences, max_pages]
-    int max_pages;
-};
+#include "places.cuh"
 
 struct RopeStore {
     const float* qkv;     // [m, query + 2 kv]
@@ -48,19 +41,6 @@ extern "C" __global__ void rope_store(const __grid_constant__ RopeStore p) {
         }
     }
 }
-
-struct Attend {
-    const __half* q;      // [m, heads * head_dim]
-    float* out;           // [m, heads * head_dim]
-    float* partial;       // [m, kv heads * parts of a group, splits, GROUP * MAX_DIM + 2 * GROUP]
-    RowPlaces rows;
-    Cache cache;
-    int layer, heads;
-    int splits, run;      // positions of one run
-    int first, count;     // prefill: the rows of one sequence, at consecutive positions
-};
-
-static_assert(sizeof(Attend) == 104, "cuda::params has the same");
 
 constexpr int DECODE_THREADS = 256;
 constexpr int PARTIAL = GROUP * MAX_DIM + 2 * GROUP;

@@ -100,11 +100,28 @@ __device__ __forceinline__ int quantize(float v, float scale) {
     return max(-128, min(127, q));
 }
 // 127 / absmax with the floor of BitNet's per-token quantization.
-__device__ __forceinline__ float token_scale(float absmax) { return __fdiv_rn(127.0f, fmaxf(absmax, 1e-5f)); }
+__device__ __forceinline__ float token_scale(float absmax) {
+    return static_cast<float>(127.0 / fmax(static_cast<double>(absmax), 1e-5));
+}
 
 // One linear's result from its exact integer product: as kernels::arch::all::matmul has it for I2_S.
 __device__ __forceinline__ float descale(int dot, float token, float tensor, float extra) {
-    return __fdiv_rn(static_cast<float>(dot), token) * tensor * extra;
+    return __fmul_rn(__fmul_rn(__fdiv_rn(static_cast<float>(dot), token), tensor), extra);
+}
+
+// As kernels::arch::all::ops::exp.
+__device__ __forceinline__ float exp_exact(float x) {
+    const float round = 12582912.0f;
+    const float clamped = fminf(fmaxf(x, -87.3f), 88.3f);
+    const float shifted = __fmaf_rn(clamped, __uint_as_float(0x3fb8aa3b), round);
+    const float n = __fsub_rn(shifted, round);
+    const float b = __fmaf_rn(n, -__uint_as_float(0x35bfbe8e), __fmaf_rn(n, -__uint_as_float(0x3f317200), clamped));
+    const float u = __fmul_rn(b, b);
+    const float low = __fmaf_rn(__uint_as_float(0x3e2aaf33), b, __uint_as_float(0x3efffedb));
+    const float high = __fmaf_rn(__uint_as_float(0x3c072010), b, __uint_as_float(0x3d2b9f17));
+    const float j = __fmaf_rn(__fmaf_rn(high, u, low), u, __fmul_rn(__uint_as_float(0x3f7ffff6), b));
+    const float k = __uint_as_float((__float_as_uint(shifted) << 23) + __float_as_uint(1.0f));
+    return x < -87.3f ? 0.0f : __fmaf_rn(j, k, k);
 }
 
 enum Activation { SILU = 0, SQUARED_RELU = 1 };
@@ -113,7 +130,7 @@ __device__ __forceinline__ float activate(int activation, float gate, float up) 
         const float positive = fmaxf(gate, 0.0f);
         return positive * positive * up;
     }
-    return gate / (1.0f + __expf(-gate)) * up;
+    return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_exact(-gate))), up);
 }
 
 // Where a sequence's keys and values are: pages of 64 positions, f16

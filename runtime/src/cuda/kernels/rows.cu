@@ -8,12 +8,13 @@ extern "C" __global__ void embed(const __half* embedding, const int* tokens, flo
         hidden[static_cast<long long>(blockIdx.x) * width + i] = __half2float(from[i]);
 }
 
-__device__ float block_sum(float v, float* red) {
-    v = warp_sum(v);
+__device__ double block_sum(double v, double* red) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);
     __syncthreads();
     if (threadIdx.x % 32 == 0) red[threadIdx.x / 32] = v;
     __syncthreads();
-    v = 0.0f;
+    v = 0.0;
     for (int i = 0; i < blockDim.x / 32; i++) v += red[i];
     return v;
 }
@@ -43,17 +44,23 @@ struct NormRow {
 
 static_assert(sizeof(NormRow) == 64, "cuda::params has the same");
 
-// Grid (rows), 256 threads. Rows of up to 64 KiB of dynamic shared memory are kept there between the passes.
+// Grid (rows), 256 threads; the row is kept in dynamic shared memory between the passes. Squares are summed in f64 and
+// everything is rounded as on the CPU, so that quants are the same.
 extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
     extern __shared__ __align__(16) float row[];
     __shared__ float red[32];
+    __shared__ double wide[32];
     const float* x = p.x + static_cast<long long>(blockIdx.x) * p.width;
-    float squares = 0.0f;
-    for (int i = threadIdx.x; i < p.width; i += blockDim.x) row[i] = x[i], squares = fmaf(row[i], row[i], squares);
-    const float inverse = p.weight ? 1.0f / sqrtf(block_sum(squares, red) / p.width + p.eps) : 1.0f;
+    double squares = 0.0;
+    for (int i = threadIdx.x; i < p.width; i += blockDim.x) row[i] = x[i], squares += static_cast<double>(__fmul_rn(row[i], row[i]));
+    float inverse = 1.0f;
+    if (p.weight) {
+        const float mean = static_cast<float>(block_sum(squares, wide) / p.width);
+        inverse = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, p.eps)));
+    }
     float largest = 0.0f;
     for (int i = threadIdx.x; i < p.width; i += blockDim.x) {
-        row[i] = p.weight ? row[i] * inverse * p.weight[i] : row[i];
+        row[i] = p.weight ? __fmul_rn(__fmul_rn(row[i], inverse), p.weight[i]) : row[i];
         largest = fmaxf(largest, fabsf(row[i]));
     }
     if (p.packing == I8_TOKEN) {
