@@ -52,6 +52,8 @@ pub enum Command {
     /// Which kernels this machine gets, and why.
     #[command(subcommand)]
     Kernels(crate::kernels::KernelsCommand),
+    /// Compile the GPU kernels and every combination of features; where there is a GPU, compare it with the CPU.
+    GpuSmoke(crate::gpu_smoke::GpuSmoke),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.
