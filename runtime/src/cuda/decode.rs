@@ -39,6 +39,9 @@ pub struct Plan {
     ticket: u32,
 }
 
+/// Bytes of packed layers from which on the kernel is used.
+const SMALLEST: usize = 32 << 20;
+
 /// Tokens of one launch at most.
 pub const MOST_TOKENS: usize = 64;
 
@@ -63,7 +66,11 @@ impl Plan {
     ) -> Result<Option<Self>> {
         let grid = device.multiprocessors as usize;
         let fixed = kernels.decode_shared;
-        let packed = matches!((&on_device.layers, &on_device.head), (Layers::Packed(_), Head::Half(_)));
+        // Small models are computed kernel by kernel in the CPU's own order of operations, where that is fast enough.
+        let packed = match (&on_device.layers, &on_device.head) {
+            (Layers::Packed(packed), Head::Half(_)) => packed.weights.slice.len() >= SMALLEST,
+            _ => false,
+        };
         let Some(shared) = fixed.filter(|_| packed && on_device.embedding.is_some()).and_then(|fixed| {
             shared_bytes(&model.config, model.vocab_size(), grid, fixed as usize, context)
         }) else {
