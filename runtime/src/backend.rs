@@ -59,7 +59,10 @@ impl DeviceRequest {
             "gpu" => Ok(DeviceRequest::Gpu),
             _ => KernelBackend::of_name(text).map(DeviceRequest::Backend).ok_or_else(|| {
                 let names = KernelBackend::ALL.map(KernelBackend::name).join(", ");
-                Error::usage(format!("unknown device '{text}'"), format!("choose auto, gpu or one of {names}"))
+                Error::usage(
+                    format!("unknown device '{text}'"),
+                    format!("choose auto, gpu or one of {names}"),
+                )
             }),
         }
     }
@@ -173,9 +176,9 @@ impl Fake {
 
     fn detection(&self, backend: KernelBackend) -> Detection {
         match self.0.iter().find(|(faked, _)| *faked == backend) {
-            Some((_, count)) => {
-                Detection::Devices((0..*count).map(|n| format!("fake {} device {n}", backend.name())).collect())
-            }
+            Some((_, count)) => Detection::Devices(
+                (0..*count).map(|n| format!("fake {} device {n}", backend.name())).collect(),
+            ),
             None => Detection::Missing(format!("{} says there is none", Self::VARIABLE)),
         }
     }
@@ -198,7 +201,10 @@ impl Choice {
         if self.faked && self.row.backend.is_gpu() {
             return Err(Error::Unavailable {
                 what: format!("{} was selected because {} says so", self.row.backend.name(), Fake::VARIABLE),
-                remedy: format!("unset {} to run anything: detection is faked, execution never", Fake::VARIABLE),
+                remedy: format!(
+                    "unset {} to run anything: detection is faked, execution never",
+                    Fake::VARIABLE
+                ),
             });
         }
         Ok(())
@@ -219,12 +225,16 @@ pub fn select_from(rows: &[Row], request: DeviceRequest, fake: Option<&Fake>) ->
     let look = |row: &Row| match fake {
         _ if !row.backend.is_gpu() => (row.detect)(),
         Some(fake) => fake.detection(row.backend),
-        None if request == DeviceRequest::Backend(KernelBackend::Cpu) => Detection::Missing("not looked for".into()),
+        None if request == DeviceRequest::Backend(KernelBackend::Cpu) => {
+            Detection::Missing("not looked for".into())
+        }
         None => (row.detect)(),
     };
     let found: Vec<(&Row, Detection)> = rows.iter().map(|row| (row, look(row))).collect();
-    let names = |rows: Vec<&Row>| rows.into_iter().map(|row| row.backend.name().to_owned()).collect::<Vec<_>>();
-    let detected = found.iter().filter(|(_, found)| matches!(found, Detection::Devices(_))).map(|(row, _)| *row);
+    let names =
+        |rows: Vec<&Row>| rows.into_iter().map(|row| row.backend.name().to_owned()).collect::<Vec<_>>();
+    let detected =
+        found.iter().filter(|(_, found)| matches!(found, Detection::Devices(_))).map(|(row, _)| *row);
     let (compiled, detected) = (names(rows.iter().collect()), names(detected.collect()));
     let missing = |backend: KernelBackend| {
         let looked = found.iter().find(|(row, _)| row.backend == backend);
@@ -250,13 +260,21 @@ pub fn select_from(rows: &[Row], request: DeviceRequest, fake: Option<&Fake>) ->
         });
     };
     let reason = match request {
-        DeviceRequest::Auto => format!("{} is the best that this build and this machine have", devices.join(" and ")),
+        DeviceRequest::Auto => {
+            format!("{} is the best that this build and this machine have", devices.join(" and "))
+        }
         _ => format!("demanded; {}", devices.join(" and ")),
     };
-    let selection =
-        Selection { requested: request.name().into(), compiled, detected, selected: row.backend.name().into(), reason };
+    let selection = Selection {
+        requested: request.name().into(),
+        compiled,
+        detected,
+        selected: row.backend.name().into(),
+        reason,
+    };
     let of_build = |why: &String| rows.iter().any(|row| why.starts_with(row.backend.name()));
-    let passed_over = if row.backend.is_gpu() { Vec::new() } else { missing.into_iter().filter(of_build).collect() };
+    let passed_over =
+        if row.backend.is_gpu() { Vec::new() } else { missing.into_iter().filter(of_build).collect() };
     Ok(Choice { row, selection, faked: fake.is_some(), passed_over })
 }
 
@@ -310,7 +328,9 @@ mod tests {
         assert_eq!(choice.row.backend, KernelBackend::Cpu);
         assert_eq!(choice.passed_over, ["hip: no driver; install it"]);
         for request in ["gpu", "hip", "cuda", "metal"] {
-            let Err(error) = select_of(&rows(absent), request, None) else { panic!("{request} is not there") };
+            let Err(error) = select_of(&rows(absent), request, None) else {
+                panic!("{request} is not there")
+            };
             assert_eq!(error.exit_code(), bitforge_schema::exit::ExitCode::Unavailable);
             let text = error.to_string();
             let why = if request == "metal" { "this build has no metal backend" } else { "no driver" };
@@ -322,7 +342,10 @@ mod tests {
     fn compiled_detected_and_selected_are_apart() {
         let choice = select_of(&rows(absent), "auto", None).unwrap();
         let Selection { compiled, detected, selected, .. } = choice.selection;
-        assert_eq!((compiled, detected, selected.as_str()), (vec!["cpu".into(), "hip".into()], vec!["cpu".to_string()], "cpu"));
+        assert_eq!(
+            (compiled, detected, selected.as_str()),
+            (vec!["cpu".into(), "hip".into()], vec!["cpu".to_string()], "cpu")
+        );
         assert_eq!(gpu_compiled(), cfg!(feature = "cuda"));
         assert!(gpu_compiled() || !gpu_available_runtime());
     }
@@ -336,7 +359,10 @@ mod tests {
         assert!(text.contains("BITNET_GPU_FAKE"), "{text}");
         let none = select_of(&rows(there), "auto", Some("none")).unwrap();
         assert_eq!((none.row.backend, none.check_real().is_ok()), (KernelBackend::Cpu, true));
-        assert!(select_of(&rows(there), "gpu", Some("cuda")).is_err(), "a fake does not compile a backend in");
+        assert!(
+            select_of(&rows(there), "gpu", Some("cuda")).is_err(),
+            "a fake does not compile a backend in"
+        );
     }
 
     #[test]
@@ -344,7 +370,9 @@ mod tests {
         let parsed = Fake::parse("cuda=2,hip").unwrap();
         assert_eq!(parsed, Fake(vec![(KernelBackend::Cuda, 2), (KernelBackend::Hip, 1)]));
         assert_eq!(Fake::parse("none").unwrap(), Fake(vec![]));
-        for bad in ["", "cpu", "cuda=0", "cuda=x", "cuda=65", "cuda,cuda", "cuda;hip", "none,cuda", "cuda=", "rocm"] {
+        for bad in
+            ["", "cpu", "cuda=0", "cuda=x", "cuda=65", "cuda,cuda", "cuda;hip", "none,cuda", "cuda=", "rocm"]
+        {
             let text = Fake::parse(bad).unwrap_err().to_string();
             assert!(text.contains(Fake::VARIABLE) && text.contains("=COUNT"), "{bad}: {text}");
         }

@@ -76,10 +76,15 @@ pub fn run(ctx: &Ctx, args: &GpuSmoke) -> Result<ExitCode> {
     }
     ctx.out.line(format!("{} {}", ctx.out.mark(State::Ok), listing.device.selection_line));
     let rounds = args.rounds.to_string();
-    let check = Command::new(&binary).args(["kernels", "--device", "gpu", "--check-device", &rounds]).limit(LIMIT);
+    let check =
+        Command::new(&binary).args(["kernels", "--device", "gpu", "--check-device", &rounds]).limit(LIMIT);
     let log = ctx.log_file("gpu-smoke-kernels")?;
     let finished = proc::run(ctx, &check, Stdout::Log, &log, |_| ())?.must_succeed(ExitCode::Diverged)?;
-    ctx.out.line(format!("{} every kernel equals its definition ({:.1} s)", ctx.out.mark(State::Ok), finished.seconds));
+    ctx.out.line(format!(
+        "{} every kernel equals its definition ({:.1} s)",
+        ctx.out.mark(State::Ok),
+        finished.seconds
+    ));
     compare(ctx, args, &binary, listing.device.selection.reason)
 }
 
@@ -108,7 +113,11 @@ fn compile(ctx: &Ctx) -> Result<()> {
             manifest.compiler
         )),
         Err(error) if code_of(&error) == ExitCode::Network => {
-            ctx.out.line(format!("{} CUDA kernels were not compiled: {}", ctx.out.mark(State::CouldNotCheck), message_of(&error)));
+            ctx.out.line(format!(
+                "{} CUDA kernels were not compiled: {}",
+                ctx.out.mark(State::CouldNotCheck),
+                message_of(&error)
+            ));
         }
         Err(error) => return Err(error),
     }
@@ -128,7 +137,11 @@ fn compare(ctx: &Ctx, args: &GpuSmoke, binary: &Path, gpu: String) -> Result<Exi
     let settings = Settings::load(ctx)?;
     let root = ctx.root()?;
     let fixtures = FIXTURES.iter().map(|name| root.join(format!("fixtures/gguf/ok/{name}.gguf")));
-    let trained = std::fs::read_dir(root.join("fixtures/trained")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let trained = std::fs::read_dir(root.join("fixtures/trained"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let trained = trained.filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
     let models: Vec<PathBuf> = fixtures.chain(trained).chain(args.models.iter().cloned()).collect();
     let case = |path: &PathBuf| Case {
@@ -149,7 +162,8 @@ fn compare(ctx: &Ctx, args: &GpuSmoke, binary: &Path, gpu: String) -> Result<Exi
             report.verdict = Verdict::Diverges;
             report.code = ExitCode::Diverged;
         }
-        report.detail = [report.detail.as_str(), greedy.text.as_str()].join("; ").trim_start_matches("; ").to_string();
+        report.detail =
+            [report.detail.as_str(), greedy.text.as_str()].join("; ").trim_start_matches("; ").to_string();
     }
     crossval::write_receipt(ctx, &reports, &cases, &settings, &crossval, vec![gpu])?;
     ctx.out.line(crossval::render(&ctx.out, &reports));
@@ -174,7 +188,8 @@ fn greedy(ctx: &Ctx, binary: &Path, model: &Path) -> Result<Greedy> {
             .args(["--prompt-tokens", PROMPT, "--max-tokens", &count, "--device", device, "--model"])
             .args([model])
             .limit(LIMIT);
-        let output: RunOutput = serde_json::from_str(&proc::read(ctx, &command)?).context("the JSON of `bitnet run`")?;
+        let output: RunOutput =
+            serde_json::from_str(&proc::read(ctx, &command)?).context("the JSON of `bitnet run`")?;
         Ok(output.output_tokens)
     };
     let (cpu, gpu) = (tokens("cpu")?, tokens("gpu")?);
@@ -225,13 +240,20 @@ mod tests {
 
     #[test]
     fn every_combination_of_features_is_compiled() {
-        let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/Cargo.toml")).unwrap();
+        let manifest =
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/Cargo.toml"))
+                .unwrap();
         let manifest: toml::Table = manifest.parse().unwrap();
         let known = manifest["features"].as_table().unwrap();
-        let names: Vec<&String> = known.keys().filter(|name| !["default", "planted-bugs"].contains(&name.as_str())).collect();
+        let names: Vec<&String> =
+            known.keys().filter(|name| !["default", "planted-bugs"].contains(&name.as_str())).collect();
         for combination in 0..1u32 << names.len() {
-            let chosen: Vec<&str> =
-                names.iter().enumerate().filter(|(i, _)| combination >> i & 1 == 1).map(|(_, name)| name.as_str()).collect();
+            let chosen: Vec<&str> = names
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| combination >> i & 1 == 1)
+                .map(|(_, name)| name.as_str())
+                .collect();
             let mut wanted = chosen.clone();
             wanted.sort_unstable();
             let found = FEATURES.iter().any(|features| {

@@ -337,17 +337,32 @@ fn gpu_apart(tree: &Tree) -> Vec<Violation> {
     let mut violations = tree.grep("gpu-apart", &["rs"], |line| {
         line.contains(&cuda).then(|| "uses the CUDA crate; only runtime/src/cuda may".to_string())
     });
-    violations.retain(|Violation { path, .. }| path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/"));
-    for path in tree.with_extension(&["rs"]).filter(|path| path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/")) {
+    violations.retain(|Violation { path, .. }| {
+        path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/")
+    });
+    for path in tree
+        .with_extension(&["rs"])
+        .filter(|path| path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/"))
+    {
         let text = tree.text(path);
         let lines: Vec<&str> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
-            for (module, feature) in [("crate::cuda", "cuda"), ("pub mod cuda;", "cuda"), ("crate::gpu", "gpu"), ("pub mod gpu;", "gpu")] {
+            for (module, feature) in [
+                ("crate::cuda", "cuda"),
+                ("pub mod cuda;", "cuda"),
+                ("crate::gpu", "gpu"),
+                ("pub mod gpu;", "gpu"),
+            ] {
                 // What is under a feature of its own needs no other.
                 let inside = path.starts_with(gpu) && feature == "gpu";
-                if !inside && line.contains(module) && !line.trim_start().starts_with("//") && !behind(&lines, index, feature) {
+                if !inside
+                    && line.contains(module)
+                    && !line.trim_start().starts_with("//")
+                    && !behind(&lines, index, feature)
+                {
                     let message = format!("names {module} without #[cfg(feature = \"{feature}\")] above it");
-                    violations.push(Violation { line: Some(index + 1), ..violation("gpu-apart", path, message) });
+                    violations
+                        .push(Violation { line: Some(index + 1), ..violation("gpu-apart", path, message) });
                 }
             }
         }

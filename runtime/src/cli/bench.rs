@@ -31,7 +31,12 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     let tests: Vec<Test> = std::iter::empty()
         .chain(args.pp.iter().filter(|n| **n > 0).map(|n| Test::Prompt(*n)))
         .chain(args.tg.iter().filter(|n| **n > 0).map(|n| Test::Generation(*n)))
-        .chain(args.batch.iter().filter(|n| **n > 0).map(|n| Test::Batch { sequences: *n, tokens: BATCH_TOKENS }))
+        .chain(
+            args.batch
+                .iter()
+                .filter(|n| **n > 0)
+                .map(|n| Test::Batch { sequences: *n, tokens: BATCH_TOKENS }),
+        )
         .collect();
     if tests.is_empty() || args.repetitions == 0 {
         let remedy = "give --pp or --tg a length, and --repetitions at least 1";

@@ -22,13 +22,19 @@ pub fn run(ctx: &mut Ctx, choice: &Choice, rounds: usize) -> Result<()> {
                 let numbers = [check.error, check.allowed].map(|error| format!("{error:.1e}"));
                 [check.kernel.clone(), check.shape.clone()].into_iter().chain(numbers).collect()
             });
-            ctx.print(&format!("{}\nseed {seed}\n", markdown(&columns, &rows.collect::<Vec<Vec<String>>>())))?;
+            ctx.print(&format!(
+                "{}\nseed {seed}\n",
+                markdown(&columns, &rows.collect::<Vec<Vec<String>>>())
+            ))?;
         }
     }
     match checks.iter().find(|check| !check.holds()) {
         None => Ok(()),
         Some(check) => Err(Error::Diverged {
-            what: format!("{} at {} is off by {:.1e}, {:.1e} is allowed", check.kernel, check.shape, check.error, check.allowed),
+            what: format!(
+                "{} at {} is off by {:.1e}, {:.1e} is allowed",
+                check.kernel, check.shape, check.error, check.allowed
+            ),
             remedy: format!("report it with the seed {seed}"),
         }),
     }

@@ -113,5 +113,10 @@ fn human(output: &KernelsOutput) -> String {
             [operation.operation, &row.id, available, selected, &row.reason].map(String::from).to_vec()
         })
     });
-    format!("{}\ndevice: {}\n\n{}", output.selection_line, output.device.selection_line, markdown(&columns, &rows.collect::<Vec<_>>()))
+    format!(
+        "{}\ndevice: {}\n\n{}",
+        output.selection_line,
+        output.device.selection_line,
+        markdown(&columns, &rows.collect::<Vec<_>>())
+    )
 }

@@ -66,7 +66,10 @@ pub fn load_for<T>(
         // A device that was chosen and not demanded may fail: then the CPU computes.
         #[cfg(feature = "gpu")]
         Err(error) if args.device == DeviceArg::Auto && of_device(&error) && options.device.is_some() => {
-            ctx.fall_back(&[format!("{} cannot be used, the CPU computes: {error}", choice.selection.selected)])?;
+            ctx.fall_back(&[format!(
+                "{} cannot be used, the CPU computes: {error}",
+                choice.selection.selected
+            )])?;
             options.device = None;
             Engine::new(gguf, &options, &mut |done, layers| progress.update(done, layers))?
         }

@@ -7,9 +7,9 @@ use super::driver::{Buffer, Device};
 use super::kernels::{Kernels, Shape};
 use super::params::{Cache, Decode};
 use super::weights::{DeviceModel, Head, Layers};
+use crate::Result;
 use crate::engine::pages::PAGE;
 use crate::model::{HiddenActivation, Model, ModelConfig, RopePairing};
-use crate::Result;
 
 const THREADS: usize = 512;
 /// Values of one slot; slots are 16 bytes.
@@ -71,9 +71,10 @@ impl Plan {
             (Layers::Packed(packed), Head::Half(_)) => packed.weights.slice.len() >= SMALLEST,
             _ => false,
         };
-        let Some(shared) = fixed.filter(|_| packed && on_device.embedding.is_some()).and_then(|fixed| {
-            shared_bytes(&model.config, model.vocab_size(), grid, fixed as usize, context)
-        }) else {
+        let Some(shared) = fixed
+            .filter(|_| packed && on_device.embedding.is_some())
+            .and_then(|fixed| shared_bytes(&model.config, model.vocab_size(), grid, fixed as usize, context))
+        else {
             return Ok(None);
         };
         if shared > device.shared_limit {
@@ -203,7 +204,13 @@ pub fn launch_len(position: usize, tokens: usize) -> usize {
 
 /// Dynamic shared memory of a block; `None` where the shape does not fit the kernel. `fixed` is what it takes before the
 /// regions of packed rows.
-fn shared_bytes(config: &ModelConfig, vocab: usize, grid: usize, fixed: usize, context: usize) -> Option<usize> {
+fn shared_bytes(
+    config: &ModelConfig,
+    vocab: usize,
+    grid: usize,
+    fixed: usize,
+    context: usize,
+) -> Option<usize> {
     let (hidden, query, ffn) = (config.hidden, config.query_dim(), config.feed_forward);
     let slots = |n: usize| n.div_ceil(SLOT);
     // Rows of the block that has most: whole slots.
@@ -212,15 +219,23 @@ fn shared_bytes(config: &ModelConfig, vocab: usize, grid: usize, fixed: usize, c
         (0..grid).map(|b| SLOT * (total * (b + 1) / grid - total * b / grid)).max().unwrap_or(0)
     };
     let groups = |n: usize| n.is_multiple_of(64);
-    let fits = groups(hidden) && groups(query) && groups(ffn)
-        && hidden <= 2560 && query <= 2560 && ffn <= 7680
-        && config.head_dim.is_multiple_of(8) && config.head_dim <= 128
+    let fits = groups(hidden)
+        && groups(query)
+        && groups(ffn)
+        && hidden <= 2560
+        && query <= 2560
+        && ffn <= 7680
+        && config.head_dim.is_multiple_of(8)
+        && config.head_dim <= 128
         && config.heads / config.kv_heads <= 4
         && config.heads * slots(config.head_dim) <= 2 * THREADS
-        && config.heads <= grid && config.kv_heads <= grid
+        && config.heads <= grid
+        && config.kv_heads <= grid
         && config.layers <= 64
         && context.div_ceil(PAGE) <= 256
-        && 2 * rows(ffn) <= MAX_RESULTS && 4 * rows(hidden) <= MAX_RESULTS && rows(query + 2 * config.kv_dim()) <= MAX_RESULTS
+        && 2 * rows(ffn) <= MAX_RESULTS
+        && 4 * rows(hidden) <= MAX_RESULTS
+        && rows(query + 2 * config.kv_dim()) <= MAX_RESULTS
         && rows(vocab) <= MAX_HEAD_ROWS;
     let region = rows(query + 2 * config.kv_dim()) * hidden / 4
         + rows(hidden) * (query + ffn) / 4
@@ -272,7 +287,11 @@ mod tests {
         assert_eq!(shared_bytes(&config(2560, 8192), 128_256, 132, 49_152, 4096), None);
         assert_eq!(shared_bytes(&config(4096, 6912), 128_256, 132, 49_152, 4096), None);
         assert_eq!(shared_bytes(&config(2560, 6912), 128_256, 132, 49_152, 20_000), None);
-        assert_eq!(shared_bytes(&config(2560, 6912), 128_256, 60, 49_152, 4096), None, "too few multiprocessors");
+        assert_eq!(
+            shared_bytes(&config(2560, 6912), 128_256, 60, 49_152, 4096),
+            None,
+            "too few multiprocessors"
+        );
     }
 
     #[test]

@@ -7,7 +7,8 @@
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, DriverError, ValidAsZeroBits, result,
+    CudaContext, CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, DriverError, ValidAsZeroBits,
+    result,
 };
 use std::sync::Arc;
 
@@ -97,8 +98,9 @@ fn device_name(ordinal: i32) -> std::result::Result<String, String> {
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ))
     };
-    let (name, major, minor) =
-        facts().map_err(|error| format!("device {ordinal} does not answer: {}; look at `nvidia-smi`", describe(error)))?;
+    let (name, major, minor) = facts().map_err(|error| {
+        format!("device {ordinal} does not answer: {}; look at `nvidia-smi`", describe(error))
+    })?;
     if (major, minor) < OLDEST {
         let (oldest_major, oldest_minor) = OLDEST;
         return Err(format!(
@@ -126,7 +128,8 @@ impl Device {
     /// # Errors
     /// [`Error::Unavailable`] where [`probe`] finds none; [`Error::Accelerator`] where it does not start.
     pub fn open() -> Result<Self> {
-        probe().map_err(|missing| Error::Unavailable { what: missing, remedy: "or use --device cpu".into() })?;
+        probe()
+            .map_err(|missing| Error::Unavailable { what: missing, remedy: "or use --device cpu".into() })?;
         let failed = |error| failure("starting the device", error);
         let context = CudaContext::new(0).map_err(failed)?;
         // SAFETY: everything runs on the one stream of this value, so no slice needs events to be ordered with others.
@@ -137,21 +140,26 @@ impl Device {
             name: context.name().map_err(failed)?,
             capability: context.compute_capability().map_err(failed)?,
             multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
-            shared_limit: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
-                as usize,
+            shared_limit: attribute(
+                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )? as usize,
             context,
         })
     }
 
     /// Bytes that are in use on the whole device.
     pub fn bytes_in_use(&self) -> Result<u64> {
-        let (free, total) = self.context.mem_get_info().map_err(|error| failure("asking for free memory", error))?;
+        let (free, total) =
+            self.context.mem_get_info().map_err(|error| failure("asking for free memory", error))?;
         Ok((total - free) as u64)
     }
 
     /// Zeroed memory for `len` elements (one at least).
     pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, what: &str, len: usize) -> Result<Buffer<T>> {
-        let slice = self.stream.alloc_zeros::<T>(len.max(1)).map_err(|error| out_of(what, len * size_of::<T>(), error))?;
+        let slice = self
+            .stream
+            .alloc_zeros::<T>(len.max(1))
+            .map_err(|error| out_of(what, len * size_of::<T>(), error))?;
         Ok(Buffer::of(slice, &self.stream))
     }
 
@@ -210,11 +218,17 @@ impl<T> Buffer<T> {
 /// An error of the driver while doing `what`, with the remedy that fits it.
 pub fn failure(what: &str, error: DriverError) -> Error {
     let remedy = match error.0 {
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "choose a smaller --ctx-size, close other programs on the GPU, or use --device cpu",
-        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_INVALID_PTX | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            "choose a smaller --ctx-size, close other programs on the GPU, or use --device cpu"
+        }
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+        | CUresult::CUDA_ERROR_INVALID_PTX
+        | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             "this build has no kernels for this chip and driver: update the driver, or use --device cpu"
         }
-        CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE => "another program shares this GPU's multiprocessors; use --device cpu or another GPU",
+        CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE => {
+            "another program shares this GPU's multiprocessors; use --device cpu or another GPU"
+        }
         _ => "the device may be lost: look at `nvidia-smi`, start again, or use --device cpu",
     };
     Error::Accelerator { what: format!("{what} failed: {}", describe(error)), remedy: remedy.into() }

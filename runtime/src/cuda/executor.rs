@@ -80,8 +80,13 @@ impl Executor {
         let before = device.bytes_in_use()?;
         let kernels = Kernels::load(&device)?;
         let config = &model.config;
-        let on_device =
-            DeviceModel::upload(&device, &kernels, model, options.activation_quant, options.context.next_multiple_of(PAGE))?;
+        let on_device = DeviceModel::upload(
+            &device,
+            &kernels,
+            model,
+            options.activation_quant,
+            options.context.next_multiple_of(PAGE),
+        )?;
         let max_pages = options.context.div_ceil(PAGE);
         let pages = max_pages * options.sequences.max(1);
         let layer_stride = pages * 2 * config.kv_heads * PAGE * config.head_dim;
@@ -160,7 +165,8 @@ impl Executor {
 
     fn copy_page(&mut self, copy: PageCopy) -> Result<()> {
         let config = &self.model.config;
-        let (len, stride) = (2 * config.kv_heads * PAGE * config.head_dim, self.buffers.cache.layer_stride as usize);
+        let (len, stride) =
+            (2 * config.kv_heads * PAGE * config.head_dim, self.buffers.cache.layer_stride as usize);
         let mut page = vec![0u16; len];
         for layer in 0..config.layers {
             self.device.read(&self.cache, layer * stride + copy.from as usize * len, &mut page)?;
@@ -220,7 +226,14 @@ impl Executor {
     }
 
     /// One token of one sequence by the persistent kernel; its normed state is left for the full head.
-    fn single(&mut self, id: SequenceId, token: u32, position: usize, count: usize, below: usize) -> Result<()> {
+    fn single(
+        &mut self,
+        id: SequenceId,
+        token: u32,
+        position: usize,
+        count: usize,
+        below: usize,
+    ) -> Result<()> {
         let plan = self.plan.as_mut().expect("the caller has looked");
         let step = Step {
             device: &self.device,
@@ -487,7 +500,8 @@ impl Accelerator for Executor {
         while tokens.len() < count {
             let token = tokens.last().copied().unwrap_or(first);
             let position = self.table.len(id);
-            let now = if self.plan.is_some() { decode::launch_len(position, count - tokens.len()) } else { 1 };
+            let now =
+                if self.plan.is_some() { decode::launch_len(position, count - tokens.len()) } else { 1 };
             let outcome = self.extend(&vec![(id, token); now]).and_then(|places| {
                 self.count(now, now, now);
                 if self.plan.is_some() {

@@ -8,11 +8,11 @@ use super::driver::{Buffer, Device};
 use super::kernels::{Kernels, Shape};
 use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces};
 use super::weights::{DeviceModel, Head, Layers, Norms, Packed, Plain};
+use crate::Result;
 use crate::gpu::plan::{Segment, runs};
 use crate::model::{HiddenActivation, RopePairing};
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
-use crate::Result;
 
 /// Rows whose logits are computed together.
 pub const LOGITS_ROWS: usize = 64;
@@ -49,9 +49,16 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    pub fn new(device: &Device, model: &DeviceModel, cache: Cache, rows: usize, max_pages: usize) -> Result<Self> {
+    pub fn new(
+        device: &Device,
+        model: &DeviceModel,
+        cache: Cache,
+        rows: usize,
+        max_pages: usize,
+    ) -> Result<Self> {
         let config = &model.config;
-        let (query, kv, ffn, hidden) = (config.query_dim(), config.kv_dim(), config.feed_forward, config.hidden);
+        let (query, kv, ffn, hidden) =
+            (config.query_dim(), config.kv_dim(), config.feed_forward, config.hidden);
         let widest = query.max(ffn).max(hidden);
         let plain = matches!(model.layers, Layers::Plain(_));
         let only_plain = |elements: usize| if plain { elements } else { 0 };
@@ -109,7 +116,9 @@ impl Forward<'_> {
             let norms = self.model.norms[layer];
             match &self.model.layers {
                 Layers::Packed(packed) => self.packed_layer(packed, layer, norms, m, segments, positions)?,
-                Layers::Plain(layers) => self.plain_layer(&layers[layer], layer, norms, m, segments, positions)?,
+                Layers::Plain(layers) => {
+                    self.plain_layer(&layers[layer], layer, norms, m, segments, positions)?
+                }
             }
         }
         Ok(())
@@ -125,7 +134,8 @@ impl Forward<'_> {
         positions: usize,
     ) -> Result<()> {
         let (b, config) = (self.buffers, &self.model.config);
-        let (hidden, query, kv, ffn) = (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
+        let (hidden, query, kv, ffn) =
+            (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
         let base = layer * packed.layer_bytes;
         let weights = |at: usize| packed.weights.address(base + at);
         let scales = |matrix: usize| packed.scales.address(layer * 14 + 2 * matrix);
@@ -164,11 +174,19 @@ impl Forward<'_> {
         positions: usize,
     ) -> Result<()> {
         let (b, config) = (self.buffers, &self.model.config);
-        let (hidden, query, kv, ffn) = (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
+        let (hidden, query, kv, ffn) =
+            (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
         let [q, k, v, o, gate, up, down] = matrices;
         let row = query + 2 * kv;
         // Products of one input may see it in different types.
-        let product = |input: u64, norm: Option<usize>, seen: &mut Option<ActivationType>, plain: &Plain, out, column, stride, add| {
+        let product = |input: u64,
+                       norm: Option<usize>,
+                       seen: &mut Option<ActivationType>,
+                       plain: &Plain,
+                       out,
+                       column,
+                       stride,
+                       add| {
             if *seen != Some(plain.activation) {
                 self.norm(input, norm, plain.columns, m, plain.activation, false)?;
                 *seen = Some(plain.activation);
@@ -277,7 +295,14 @@ impl Forward<'_> {
         if count == 1 {
             let blocks = (8 * self.device.multiprocessors as usize).min(vocab.div_ceil(8));
             let numbers = [vocab as i32, hidden as i32];
-            return self.plain("head_full", (blocks, 1, 1), 256, 4 * hidden, &[head.half.at, b.normed.at, b.logits.at], &numbers);
+            return self.plain(
+                "head_full",
+                (blocks, 1, 1),
+                256,
+                4 * hidden,
+                &[head.half.at, b.normed.at, b.logits.at],
+                &numbers,
+            );
         }
         self.plain("to_half", (count, 1, 1), 256, 0, &[b.normed.at, b.half.at], &[hidden as i32])?;
         let grid = (vocab.div_ceil(64), count.div_ceil(64), 1);
@@ -311,10 +336,25 @@ impl Forward<'_> {
             let weight = weight.map_or(0, |at| self.model.vectors.address(at));
             return self.norm_row(x, weight, width, m, 1, b.quants.at);
         }
-        self.norm_at(x, weight.map_or(0, |at| self.model.vectors.address(at)), width, m, activation, b.values.at)
+        self.norm_at(
+            x,
+            weight.map_or(0, |at| self.model.vectors.address(at)),
+            width,
+            m,
+            activation,
+            b.values.at,
+        )
     }
 
-    fn norm_at(&self, x: u64, weight: u64, width: usize, m: usize, activation: ActivationType, out: u64) -> Result<()> {
+    fn norm_at(
+        &self,
+        x: u64,
+        weight: u64,
+        width: usize,
+        m: usize,
+        activation: ActivationType,
+        out: u64,
+    ) -> Result<()> {
         let packing = match activation {
             ActivationType::F32 => 0,
             ActivationType::F16 => 2,
@@ -409,7 +449,15 @@ impl Forward<'_> {
         numbers: &[i32],
     ) -> Result<()> {
         // SAFETY: as in `launch`; every caller passes the addresses, then the numbers, in the kernel's order.
-        unsafe { self.kernels.launch_plain(self.device, name, Shape::new(grid, threads, shared), addresses, numbers) }
+        unsafe {
+            self.kernels.launch_plain(
+                self.device,
+                name,
+                Shape::new(grid, threads, shared),
+                addresses,
+                numbers,
+            )
+        }
     }
 }
 

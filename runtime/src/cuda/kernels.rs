@@ -33,7 +33,10 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("exact", &["attend_exact"]),
-    ("attention", &["rope_store", "attend_decode", "attend_merge", "attend_prefill_64", "attend_prefill_128"]),
+    (
+        "attention",
+        &["rope_store", "attend_decode", "attend_merge", "attend_prefill_64", "attend_prefill_128"],
+    ),
     (
         "rows",
         &["embed", "norm_row", "compact_head", "head_full", "head_batch", "to_half", "argmax", "gate_up"],
@@ -103,11 +106,17 @@ impl Kernels {
         Ok(kernels)
     }
 
-    fn module(&mut self, device: &Device, name: &str, functions: &'static [&'static str]) -> Result<Arc<CudaModule>> {
+    fn module(
+        &mut self,
+        device: &Device,
+        name: &str,
+        functions: &'static [&'static str],
+    ) -> Result<Arc<CudaModule>> {
         let Some((_, image)) = EMBEDDED.iter().find(|(embedded, _)| *embedded == name) else {
             return Err(Error::Unavailable {
                 what: format!("this binary was built without the CUDA kernels '{name}'"),
-                remedy: "run `cargo xtask kernels build --cuda`, then build again with --features cuda".into(),
+                remedy: "run `cargo xtask kernels build --cuda`, then build again with --features cuda"
+                    .into(),
             });
         };
         let failed = |what: String| move |error| failure(&what, error);
@@ -116,7 +125,8 @@ impl Kernels {
             .load_module(Ptx::from_binary(image.to_vec()))
             .map_err(failed(format!("loading the kernels '{name}'")))?;
         for function in functions {
-            let loaded = module.load_function(function).map_err(failed(format!("finding the kernel {function}")))?;
+            let loaded =
+                module.load_function(function).map_err(failed(format!("finding the kernel {function}")))?;
             let most = device.shared_limit as i32 - loaded.shared_size_bytes().unwrap_or(0);
             loaded
                 .set_attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most)
@@ -132,11 +142,19 @@ impl Kernels {
     /// 1. `params` is the struct that the kernel takes.
     /// 2. Its addresses are of live buffers of `device`, as long as the kernel reads and writes for this shape.
     /// 3. What other launches on the stream write there was written in an order that the stream keeps.
-    pub unsafe fn launch<P: DeviceRepr>(&self, device: &Device, name: &str, shape: Shape, params: &P) -> Result<()> {
+    pub unsafe fn launch<P: DeviceRepr>(
+        &self,
+        device: &Device,
+        name: &str,
+        shape: Shape,
+        params: &P,
+    ) -> Result<()> {
         let mut builder = device.stream.launch_builder(self.function(name));
         builder.arg(params);
         // SAFETY: passed on to the caller.
-        unsafe { builder.launch(config(shape)) }.map(drop).map_err(|error| failure(&format!("launching {name}"), error))
+        unsafe { builder.launch(config(shape)) }
+            .map(drop)
+            .map_err(|error| failure(&format!("launching {name}"), error))
     }
 
     /// As [`Self::launch`], all blocks resident at once.
@@ -178,7 +196,9 @@ impl Kernels {
             builder.arg(number);
         });
         // SAFETY: passed on to the caller.
-        unsafe { builder.launch(config(shape)) }.map(drop).map_err(|error| failure(&format!("launching {name}"), error))
+        unsafe { builder.launch(config(shape)) }
+            .map(drop)
+            .map_err(|error| failure(&format!("launching {name}"), error))
     }
 
     fn function(&self, name: &str) -> &CudaFunction {

@@ -8,13 +8,13 @@ use super::driver::{Buffer, Device};
 use super::forward::product_kernel;
 use super::kernels::{Kernels, Shape};
 use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces};
+use crate::Result;
 use crate::gpu::pack;
 use crate::model::Matrix;
 use crate::quant::activation::{ActivationType, i8_token_parts, quantize_activation};
 use crate::quant::{I2sLayout, dequantize_row, i2s_pack, pack_ternary, quantize_row};
 use crate::sampling::rng::SplitMix64;
 use crate::tensor::TensorType;
-use crate::Result;
 use half::f16;
 
 /// How one kernel came out at one shape.
@@ -110,13 +110,15 @@ impl Lab {
         let bound = if both { [n; 2] } else { [first, first + self.below(n - first + 1)] };
         let before = self.floats(m * n);
         // As the kernels read them: rows packed, activations in the order of norm_row.
-        let packed: Vec<u8> = codes.as_chunks::<16>().0.iter().flat_map(|codes| pack::word(codes).to_le_bytes()).collect();
+        let packed: Vec<u8> =
+            codes.as_chunks::<16>().0.iter().flat_map(|codes| pack::word(codes).to_le_bytes()).collect();
         let mut ordered = vec![0i8; m * k];
         for (i, q) in quants.iter().enumerate() {
             let e = i % 64;
             ordered[i - e + e / 4 % 4 * 16 + e / 16 * 4 + e % 4] = *q;
         }
-        let sums: Vec<i32> = quants.chunks_exact(k).map(|row| row.iter().map(|q| i32::from(*q)).sum()).collect();
+        let sums: Vec<i32> =
+            quants.chunks_exact(k).map(|row| row.iter().map(|q| i32::from(*q)).sum()).collect();
         let dot = |row: usize, token: usize| -> i32 {
             let (w, a) = (&codes[row * k..][..k], &quants[token * k..][..k]);
             w.iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum()
@@ -135,10 +137,15 @@ impl Lab {
         });
         let want: Vec<f32> = want.collect();
         let device = &self.device;
-        let (weights, activations) = (device.upload("weights", &packed)?, device.upload("activations", &ordered)?);
-        let (ts, su, sc) =
-            (device.upload("scales", &token_scales)?, device.upload("sums", &sums)?, device.upload("scales", &scales)?);
-        let out = if epilogue == "add" { device.upload("residuals", &before)? } else { self.poisoned(m * n)? };
+        let (weights, activations) =
+            (device.upload("weights", &packed)?, device.upload("activations", &ordered)?);
+        let (ts, su, sc) = (
+            device.upload("scales", &token_scales)?,
+            device.upload("sums", &sums)?,
+            device.upload("scales", &scales)?,
+        );
+        let out =
+            if epilogue == "add" { device.upload("residuals", &before)? } else { self.poisoned(m * n)? };
         let params = Gemm {
             weights: weights.at,
             activations: activations.at,
@@ -156,12 +163,17 @@ impl Lab {
         let shape = if kind.starts_with("skinny") {
             Shape::new((n.div_ceil(16), m.div_ceil(tokens), 1), 256, matrices * tokens / 8 * 128 * 9 * 4)
         } else {
-            Shape::new((n.div_ceil(128 / matrices), m.div_ceil(tokens), 1), 256, 4 * (128 * 32 + tokens * 128))
+            Shape::new(
+                (n.div_ceil(128 / matrices), m.div_ceil(tokens), 1),
+                256,
+                4 * (128 * 32 + tokens * 128),
+            )
         };
         self.launch(&name, shape, &params)?;
         let got = self.floats_of(&out, m * n)?;
         // The squares of gate_up may be fused with what follows: one rounding less. All else is the same to the last bit.
-        let (error, allowed) = if both { (relative(&got, &want), 1e-6) } else { (differing(&got, &want), 0.0) };
+        let (error, allowed) =
+            if both { (relative(&got, &want), 1e-6) } else { (differing(&got, &want), 0.0) };
         self.note(&name, format!("n {n} k {k} m {m}"), error, allowed);
         Ok(())
     }
@@ -191,7 +203,8 @@ impl Lab {
             dequantize_row(ty, &matrix.bytes()[r * matrix.row_bytes..][..matrix.row_bytes], 0.5, &mut row)
                 .expect("codes are valid");
             for t in 0..m {
-                let sum: f64 = row.iter().zip(&x[t * k..][..k]).map(|(w, a)| f64::from(*w) * f64::from(*a)).sum();
+                let sum: f64 =
+                    row.iter().zip(&x[t * k..][..k]).map(|(w, a)| f64::from(*w) * f64::from(*a)).sum();
                 want[t * n + r] += (sum * 1.5) as f32;
             }
         }
@@ -240,7 +253,8 @@ impl Lab {
         let (mut got, mut got_sums) = (vec![0i8; m * width], vec![0i32; m]);
         self.device.read(&quants, 0, &mut got)?;
         self.device.read(&sums, 0, &mut got_sums)?;
-        let (mut normed, mut packed) = (vec![0f32; width], vec![0u8; ActivationType::I8Token.row_bytes(width)]);
+        let (mut normed, mut packed) =
+            (vec![0f32; width], vec![0u8; ActivationType::I8Token.row_bytes(width)]);
         let mut moved = 0;
         for (r, x) in x.chunks_exact(width).enumerate() {
             crate::kernels::arch::all::ops::rms_norm(x, &weight, 1e-5, &mut normed);
@@ -253,7 +267,8 @@ impl Lab {
                 let off = (i32::from(found) - i32::from(*want as i8)).abs();
                 moved += if off > 1 { m * width } else { off as usize };
             }
-            moved += if row.iter().map(|q| i32::from(*q)).sum::<i32>() == got_sums[r] { 0 } else { m * width };
+            moved +=
+                if row.iter().map(|q| i32::from(*q)).sum::<i32>() == got_sums[r] { 0 } else { m * width };
         }
         self.note("norm_row", format!("m {m} width {width}"), moved as f64 / (m * width) as f64, 2e-3);
         Ok(())
@@ -261,7 +276,9 @@ impl Lab {
 
     fn head(&mut self) -> Result<()> {
         let (rows, k, m) = (1 + self.below(500), 32 * (1 + self.below(20)), 2 + self.below(70));
-        let halves = |values: Vec<f32>| -> Vec<u16> { values.into_iter().map(|v| f16::from_f32(v).to_bits()).collect() };
+        let halves = |values: Vec<f32>| -> Vec<u16> {
+            values.into_iter().map(|v| f16::from_f32(v).to_bits()).collect()
+        };
         let (w, x) = (halves(self.floats(rows * k)), halves(self.floats(m * k)));
         let wide = |bits: u16| f64::from(f16::from_bits(bits).to_f32());
         let dot = |row: usize, token: usize| -> f32 {
@@ -281,11 +298,29 @@ impl Lab {
         // and [m]. 3. One stream.
         unsafe {
             let (device, kernels) = (&self.device, &self.kernels);
-            kernels.launch_plain(device, "head_batch", shape(grid, 128, 0), &[head.at, input.at, out.at], &numbers)?;
+            kernels.launch_plain(
+                device,
+                "head_batch",
+                shape(grid, 128, 0),
+                &[head.at, input.at, out.at],
+                &numbers,
+            )?;
             let numbers = [rows as i32, k as i32];
-            kernels.launch_plain(device, "head_full", shape((8, 1, 1), 256, 4 * k), &[head.at, single.at, one.at], &numbers)?;
+            kernels.launch_plain(
+                device,
+                "head_full",
+                shape((8, 1, 1), 256, 4 * k),
+                &[head.at, single.at, one.at],
+                &numbers,
+            )?;
             let numbers = [rows as i32, rows as i32];
-            kernels.launch_plain(device, "argmax", shape((m, 1, 1), 1024, 0), &[out.at, best.at], &numbers)?;
+            kernels.launch_plain(
+                device,
+                "argmax",
+                shape((m, 1, 1), 1024, 0),
+                &[out.at, best.at],
+                &numbers,
+            )?;
         }
         let (got, got_one) = (self.floats_of(&out, m * rows)?, self.floats_of(&one, rows)?);
         let mut chosen = vec![0i32; m];
@@ -314,12 +349,16 @@ impl Lab {
         let qkv = self.floats(rows * (query + 2 * kv));
         let angles = self.floats(total * rope_dim);
         let page_len = 2 * kv_heads * 64 * dim;
-        let cached: Vec<u16> = self.floats(pages * page_len).iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+        let cached: Vec<u16> =
+            self.floats(pages * page_len).iter().map(|v| f16::from_f32(*v).to_bits()).collect();
         let table: Vec<i32> = (0..pages as i32).rev().collect();
         let positions: Vec<i32> = (start as i32..total as i32).collect();
         let device = &self.device;
-        let (b_qkv, b_angles, b_cache) =
-            (device.upload("q, k, v", &qkv)?, device.upload("angles", &angles)?, device.upload("a cache", &cached)?);
+        let (b_qkv, b_angles, b_cache) = (
+            device.upload("q, k, v", &qkv)?,
+            device.upload("angles", &angles)?,
+            device.upload("a cache", &cached)?,
+        );
         let (b_pages, b_positions, b_sequences) = (
             device.upload("pages", &table)?,
             device.upload("positions", &positions)?,
@@ -332,7 +371,8 @@ impl Lab {
             pages: b_pages.at,
             max_pages: pages as i32,
         };
-        let cache = Cache { data: b_cache.at, layer_stride: 0, kv_heads: kv_heads as i32, head_dim: dim as i32 };
+        let cache =
+            Cache { data: b_cache.at, layer_stride: 0, kv_heads: kv_heads as i32, head_dim: dim as i32 };
         let store = RopeStore {
             qkv: b_qkv.at,
             q: b_q.at,
@@ -356,13 +396,18 @@ impl Lab {
         let (mut want, mut got) = (Vec::new(), Vec::new());
         for t in 0..rows {
             let turn = &angles[(start + t) * rope_dim..][..rope_dim];
-            let (cos, sin): (Vec<f32>, Vec<f32>) = turn.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip();
+            let (cos, sin): (Vec<f32>, Vec<f32>) =
+                turn.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip();
             let row = &qkv[t * (query + 2 * kv)..][..query + 2 * kv];
             for (index, head) in row.chunks_exact(dim).enumerate() {
                 let mut turned = head.to_vec();
                 if index < heads + kv_heads {
                     let part = &mut turned[..rope_dim];
-                    let rope = if neox { crate::kernels::arch::all::ops::rope_neox } else { crate::kernels::arch::all::ops::rope_adjacent };
+                    let rope = if neox {
+                        crate::kernels::arch::all::ops::rope_neox
+                    } else {
+                        crate::kernels::arch::all::ops::rope_adjacent
+                    };
                     rope(part, &cos, &sin);
                 }
                 want.extend(turned);
@@ -383,7 +428,8 @@ impl Lab {
             let scores: Vec<f64> = (0..=start + t)
                 .map(|p| {
                     let key = &kv_now[slot(0, head / group, p)..][..dim];
-                    let dot: f64 = query.iter().zip(key).map(|(q, k)| f64::from(wide(*q)) * f64::from(wide(*k))).sum();
+                    let dot: f64 =
+                        query.iter().zip(key).map(|(q, k)| f64::from(wide(*q)) * f64::from(wide(*k))).sum();
                     dot / (dim as f64).sqrt()
                 })
                 .collect();
@@ -464,9 +510,12 @@ mod tests {
 
     #[test]
     fn a_poisoned_or_wrong_element_is_never_a_pass() {
-        let holds = |error| Check { kernel: String::new(), shape: String::new(), error, allowed: 1e-5 }.holds();
+        let holds =
+            |error| Check { kernel: String::new(), shape: String::new(), error, allowed: 1e-5 }.holds();
         assert!(holds(relative(&[1.0, 2.0], &[1.0, 2.0])));
-        assert!(!holds(relative(&[1.0, f32::NAN], &[1.0, 2.0])) && !holds(relative(&[1.0, 2.1], &[1.0, 2.0])));
+        assert!(
+            !holds(relative(&[1.0, f32::NAN], &[1.0, 2.0])) && !holds(relative(&[1.0, 2.1], &[1.0, 2.0]))
+        );
         assert_eq!(differing(&[1.0, f32::NAN], &[1.0, 2.0]), 0.5);
     }
 }

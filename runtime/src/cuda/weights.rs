@@ -158,7 +158,9 @@ impl DeviceModel {
             Layers::Plain(layers) => layers.iter().flatten().map(|plain| plain.bytes.slice.len()).sum(),
         };
         let (head, compact) = match &self.head {
-            Head::Half(head) => (head.half.slice.len(), head.compact.slice.len() + 4 * head.facts.slice.len()),
+            Head::Half(head) => {
+                (head.half.slice.len(), head.compact.slice.len() + 4 * head.facts.slice.len())
+            }
             Head::Plain(plain) => (plain.bytes.slice.len(), 0),
         };
         let embedding = self._embedding.as_ref().map_or(0, |buffer| buffer.slice.len());
@@ -172,7 +174,10 @@ impl Plain {
     fn upload(device: &Device, matrix: &Matrix, extra: Option<f32>, mode: ActivationQuant) -> Result<Self> {
         if product_kernel(matrix.ty).is_none() {
             return Err(Error::Unavailable {
-                what: format!("the CUDA kernels do not take {} weights as tensor '{}' has them", matrix.ty, matrix.name),
+                what: format!(
+                    "the CUDA kernels do not take {} weights as tensor '{}' has them",
+                    matrix.ty, matrix.name
+                ),
                 remedy: "use --device cpu".into(),
             });
         }
@@ -195,7 +200,8 @@ fn scales(model: &Model, mode: ActivationQuant) -> Option<Vec<f32>> {
         return None;
     }
     let of = |linear: &Linear| Some([pack::uniform_scale(&linear.matrix)?, linear.scale.unwrap_or(1.0)]);
-    let pairs: Option<Vec<[f32; 2]>> = model.layers.iter().flat_map(|layer| layer.linears()).map(of).collect();
+    let pairs: Option<Vec<[f32; 2]>> =
+        model.layers.iter().flat_map(|layer| layer.linears()).map(of).collect();
     Some(pairs?.into_flattened())
 }
 

@@ -3,9 +3,9 @@
 //! In: tokens. Out: logits, as the CPU path gives them. Deliberately absent: taps, which devices do not keep.
 
 use super::Accelerator;
+use crate::Result;
 use crate::engine::pages::SequenceId;
 use crate::engine::{Answer, Batch, Want};
-use crate::Result;
 use bitforge_schema::selection::Selection;
 
 /// A model on a device with the sequence of the methods that name none.

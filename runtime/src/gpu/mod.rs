@@ -7,10 +7,10 @@ pub mod device;
 pub mod pack;
 pub mod plan;
 
+use crate::Result;
 use crate::engine::{Sequences, pages::SequenceId};
 use crate::model::Model;
 use crate::quant::activation::ActivationQuant;
-use crate::Result;
 use bitforge_schema::protocol::KernelCount;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -55,8 +55,11 @@ mod tests {
         let mut rows: Vec<(u32, usize)> = vec![(1, 9), (2, 5)];
         rows.extend((0..20).map(|i| (3, 40 + i)));
         rows.extend([(4, 1), (4, 2)]);
-        let expected =
-            [Segment::Decode { first: 0, count: 2 }, Segment::Prefill { first: 2, count: 20 }, Segment::Decode { first: 22, count: 2 }];
+        let expected = [
+            Segment::Decode { first: 0, count: 2 },
+            Segment::Prefill { first: 2, count: 20 },
+            Segment::Decode { first: 22, count: 2 },
+        ];
         assert_eq!(segments(&rows), expected);
         assert_eq!(segments::<u32>(&[]), []);
     }

@@ -58,10 +58,24 @@ impl Matrix {
 
     /// A matrix of packed rows that come from no file.
     #[cfg(any(test, feature = "gpu"))]
-    pub(crate) fn of_bytes(ty: TensorType, rows: usize, columns: usize, tensor_scale: f32, bytes: Vec<u8>) -> Self {
+    pub(crate) fn of_bytes(
+        ty: TensorType,
+        rows: usize,
+        columns: usize,
+        tensor_scale: f32,
+        bytes: Vec<u8>,
+    ) -> Self {
         let row_bytes = ty.row_bytes(columns as u64).expect("rows are whole blocks") as usize;
         assert_eq!(bytes.len(), rows * row_bytes);
-        Matrix { name: String::new(), ty, rows, columns, row_bytes, tensor_scale, data: Data::Converted(bytes) }
+        Matrix {
+            name: String::new(),
+            ty,
+            rows,
+            columns,
+            row_bytes,
+            tensor_scale,
+            data: Data::Converted(bytes),
+        }
     }
 
     /// Replaces the packed rows by what `change` makes of a copy.

@@ -84,7 +84,9 @@ impl ExitCode {
             ExitCode::Diverged => "two engines that must agree do not",
             ExitCode::Toolchain => "preflight: a compiler or build tool is missing or too old",
             ExitCode::Machine => "preflight: the CPU, memory or disk does not suffice",
-            ExitCode::Accelerator => "a GPU failed: out of memory, lost, or not of a kind that the kernels are built for; in preflight: a required GPU, driver or compiler for it is missing",
+            ExitCode::Accelerator => {
+                "a GPU failed: out of memory, lost, or not of a kind that the kernels are built for; in preflight: a required GPU, driver or compiler for it is missing"
+            }
             ExitCode::Timeout => "a step ran past its time limit",
             ExitCode::Interrupted => {
                 "stopped by Ctrl-C or a termination signal; nothing half-written is left"

@@ -233,10 +233,13 @@ fn cases(ctx: &Ctx, args: &CrossvalArgs, settings: &Settings) -> Result<Vec<Case
             path_in(&ctx.cache_dir()?, catalog.get(&name)?)
         }
     };
-    let against =
-        if args.against.is_empty() && args.device != "cpu" {
-            vec![Against::Cpu]
-        } else if args.against.is_empty() { judges(ctx, &model_facts(ctx, &path)?) } else { args.against.clone() };
+    let against = if args.against.is_empty() && args.device != "cpu" {
+        vec![Against::Cpu]
+    } else if args.against.is_empty() {
+        judges(ctx, &model_facts(ctx, &path)?)
+    } else {
+        args.against.clone()
+    };
     let case = |against| Case {
         name: model.clone(),
         model: path.is_file().then(|| path.clone()),

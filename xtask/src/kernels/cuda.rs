@@ -73,15 +73,22 @@ pub fn build(ctx: &Ctx) -> Result<Manifest> {
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let mut manifest = Manifest { compiler, files: Vec::new(), kernels: Vec::new() };
     for name in names(&sources)? {
-        let chips: Vec<String> =
-            CHIPS.iter().filter(|chip| !NEWEST_ONLY.contains(&name.as_str()) || **chip == NEWEST).map(|c| c.to_string()).collect();
+        let chips: Vec<String> = CHIPS
+            .iter()
+            .filter(|chip| !NEWEST_ONLY.contains(&name.as_str()) || **chip == NEWEST)
+            .map(|c| c.to_string())
+            .collect();
         let path = out.join(format!("{name}.fatbin"));
         let partial = out.join(format!("{name}.partial"));
         // In the folder of the sources, so that no path of this machine gets into the file.
         let command = Command::new(&nvcc)
             .dir(&sources)
             .args(["-std=c++17", "-O3", "-fatbin", "-Xptxas", "-v"])
-            .args(chips.iter().flat_map(|chip| ["-gencode".into(), format!("arch=compute_{chip},code=sm_{chip}")]))
+            .args(
+                chips
+                    .iter()
+                    .flat_map(|chip| ["-gencode".into(), format!("arch=compute_{chip},code=sm_{chip}")]),
+            )
             .args(["-gencode".to_string(), format!("arch=compute_{NEWEST},code=compute_{NEWEST}")])
             .args([format!("{name}.cu"), "-o".into()])
             .args([&partial]);
@@ -103,7 +110,8 @@ pub fn build(ctx: &Ctx) -> Result<Manifest> {
         });
     }
     let text = serde_json::to_string_pretty(&manifest)?;
-    fs::write(out.join("manifest.json"), text + "\n").with_context(|| format!("writing to {}", out.display()))?;
+    fs::write(out.join("manifest.json"), text + "\n")
+        .with_context(|| format!("writing to {}", out.display()))?;
     Ok(manifest)
 }
 
@@ -130,8 +138,10 @@ fn names(sources: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(sources).with_context(|| format!("reading {}", sources.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());
     let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_string());
-    let mut names: Vec<String> =
-        paths.filter(|path| path.extension().is_some_and(|extension| extension == "cu")).filter_map(stem).collect();
+    let mut names: Vec<String> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+        .filter_map(stem)
+        .collect();
     names.sort();
     Ok(names)
 }
@@ -168,7 +178,9 @@ fn pinned(ctx: &Ctx) -> Result<PathBuf> {
     if ctx.offline {
         return fail(
             ExitCode::Network,
-            format!("no nvcc of {OLDEST_NVCC} or later, and the network is off; install CUDA, or unset BITNET_OFFLINE"),
+            format!(
+                "no nvcc of {OLDEST_NVCC} or later, and the network is off; install CUDA, or unset BITNET_OFFLINE"
+            ),
         );
     }
     fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
@@ -189,7 +201,8 @@ fn pinned(ctx: &Ctx) -> Result<PathBuf> {
         .args([partial.as_path()])
         .args(["-r"])
         .args([&requirements]);
-    proc::run(ctx, &command, Stdout::Log, &cache.join("cuda.log"), |_| {})?.must_succeed(ExitCode::Network)?;
+    proc::run(ctx, &command, Stdout::Log, &cache.join("cuda.log"), |_| {})?
+        .must_succeed(ExitCode::Network)?;
     // nvcc looks for headers in include; the C++ standard headers come in a folder of their own.
     let include = partial.join("nvidia/cu13/include");
     if !include.join("nv").exists() {
@@ -221,11 +234,13 @@ fn resources(lines: &[String]) -> Vec<Resources> {
         let Some(last) = found.last_mut().filter(|_| open) else { continue };
         if line.contains("bytes stack frame") {
             last.stack_bytes = number_before(line, " bytes stack frame");
-            last.spill_bytes = number_before(line, " bytes spill stores") + number_before(line, " bytes spill loads");
+            last.spill_bytes =
+                number_before(line, " bytes spill stores") + number_before(line, " bytes spill loads");
         }
         if line.contains("registers") {
             last.registers = number_before(line, " registers");
-            last.shared_bytes = if line.contains("bytes smem") { number_before(line, " bytes smem") } else { 0 };
+            last.shared_bytes =
+                if line.contains("bytes smem") { number_before(line, " bytes smem") } else { 0 };
         }
     }
     found.sort_by(|a, b| a.kernel.cmp(&b.kernel));
@@ -245,7 +260,16 @@ fn render(manifest: &Manifest) -> String {
     let files = manifest.files.iter().map(|built| format!("{}  {}\n", built.sha256, built.file));
     format!(
         "{}\n{}{}",
-        table([&format!("kernel (sm_{NEWEST})"), "registers", "spilled bytes", "stack bytes", "static shared bytes"], rows),
+        table(
+            [
+                &format!("kernel (sm_{NEWEST})"),
+                "registers",
+                "spilled bytes",
+                "stack bytes",
+                "static shared bytes"
+            ],
+            rows
+        ),
         files.collect::<String>(),
         manifest.compiler
     )
