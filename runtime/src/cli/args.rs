@@ -1,10 +1,10 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
-use crate::backend::{DeviceRequest, KernelBackend};
 mod rewrite;
 
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
 
+use crate::backend::{DeviceRequest, KernelBackend};
 use crate::chat::ChatMode;
 use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;

@@ -35,6 +35,8 @@ pub struct Buffers {
     token_scales: Buffer<f32>,  // [T]
     sums: Buffer<i32>,          // [T]
     values: Buffer<f32>,        // [T, widest], for matrices that are not packed
+    steps: Buffer<f32>,         // [T, widest / 32], of Q8 blocks
+    offsets: Buffer<f32>,       // [T, widest / 32], of Q8_1 blocks
     partial: Buffer<f32>,       // [PARTIALS, PARTIAL]
     pub tokens: Buffer<i32>,    // [T]
     pub positions: Buffer<i32>, // [T]
@@ -74,6 +76,8 @@ impl Buffers {
             token_scales: floats("activation scales", rows)?,
             sums: device.zeros("activation sums", rows)?,
             values: floats("activations", only_plain(rows * widest).max(LOGITS_ROWS * hidden))?,
+            steps: floats("steps of activations", (rows * widest / 32).max(LOGITS_ROWS * hidden / 32))?,
+            offsets: floats("offsets of activations", (rows * widest / 32).max(LOGITS_ROWS * hidden / 32))?,
             partial: floats("partial attention", PARTIALS * PARTIAL)?,
             tokens: device.zeros("tokens", rows)?,
             positions: device.zeros("positions", rows)?,
@@ -151,6 +155,7 @@ impl Forward<'_> {
             k: k as i32,
             bound: [n as i32; 2],
             activation: self.activation(),
+            blocks: packed.blocks[matrix].into(),
         };
         self.norm(b.hidden.at, Some(norms.attn), hidden, m, ActivationType::I8Token, true)?;
         let bound = [query as i32, (query + kv) as i32];
@@ -372,9 +377,10 @@ impl Forward<'_> {
             x,
             weight,
             quants: out,
-            scales: b.token_scales.at,
+            scales: if packing >= 5 { b.steps.at } else { b.token_scales.at },
             sums: b.sums.at,
             values: out,
+            offsets: if packing == 5 { b.offsets.at } else { 0 },
             width: width as i32,
             packing,
             eps: self.model.config.rms_eps,
@@ -418,6 +424,8 @@ impl Forward<'_> {
             weights: plain.bytes.at,
             x,
             out,
+            steps: self.buffers.steps.at,
+            offsets: self.buffers.offsets.at,
             n: plain.rows as i32,
             m: m as i32,
             k: plain.columns as i32,
@@ -429,7 +437,8 @@ impl Forward<'_> {
             extra: plain.extra,
         };
         let kernel = product_kernel(plain.ty).expect("the types were checked when the model was loaded");
-        self.launch(kernel, Shape::new((plain.rows.div_ceil(8), m.div_ceil(8), 1), 256, 0), &params)
+        let grid = (plain.rows.div_ceil(rows_of_block(plain.ty)), m.div_ceil(8), 1);
+        self.launch(kernel, Shape::new(grid, 256, 0), &params)
     }
 
     fn launch<P: cudarc::driver::DeviceRepr>(&self, name: &str, shape: Shape, params: &P) -> Result<()> {
@@ -466,6 +475,14 @@ fn exact(segment: &Segment, m: usize, positions: usize) -> bool {
     match segment {
         Segment::Prefill { count, .. } => count * positions <= 1 << 17,
         Segment::Decode { .. } => m == 1 && positions <= 4096,
+    }
+}
+
+/// Weight rows that a block of the kernel takes.
+pub(super) const fn rows_of_block(ty: TensorType) -> usize {
+    match ty {
+        TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q8_0 | TensorType::Q4K | TensorType::Q6K => 32,
+        _ => 8,
     }
 }
 

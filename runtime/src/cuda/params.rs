@@ -31,15 +31,15 @@ parameters! {
     /// gemm.cu
     Gemm {
         weights: u64, activations: u64, token_scales: u64, sums: u64, scales: u64, out: u64, n: i32, m: i32, k: i32,
-        bound: [i32; 2], activation: i32,
+        bound: [i32; 2], activation: i32, blocks: i32,
     }
     /// rows.cu
     NormRow {
-        x: u64, weight: u64, quants: u64, scales: u64, sums: u64, values: u64, width: i32, packing: i32, eps: f32,
+        x: u64, weight: u64, quants: u64, scales: u64, sums: u64, values: u64, offsets: u64, width: i32, packing: i32, eps: f32,
     }
     /// quants.cu
     Product {
-        weights: u64, x: u64, out: u64, n: i32, m: i32, k: i32, row_bytes: i32, stride: i32, column: i32, add: i32,
+        weights: u64, x: u64, out: u64, steps: u64, offsets: u64, n: i32, m: i32, k: i32, row_bytes: i32, stride: i32, column: i32, add: i32,
         tensor_scale: f32, extra: f32,
     }
     /// decode.cu
@@ -69,6 +69,6 @@ mod tests {
             size_of::<Product>(),
             size_of::<Decode>(),
         ];
-        assert_eq!(sizes, [24, 32, 96, 104, 72, 64, 64, 256]);
+        assert_eq!(sizes, [24, 32, 96, 104, 80, 72, 80, 256]);
     }
 }

@@ -5,13 +5,13 @@
 //! kernel, which is judged by whole tokens against the kernels checked here (`cargo xtask gpu-smoke`).
 
 use super::driver::{Buffer, Device};
-use super::forward::product_kernel;
+use super::forward::{product_kernel, rows_of_block};
 use super::kernels::{Kernels, Shape};
 use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces};
 use crate::Result;
 use crate::gpu::pack;
 use crate::model::Matrix;
-use crate::quant::activation::{ActivationType, i8_token_parts, quantize_activation};
+use crate::quant::activation::{ActivationQuant, ActivationType, i8_token_parts, quantize_activation};
 use crate::quant::{I2sLayout, dequantize_row, i2s_pack, pack_ternary, quantize_row};
 use crate::sampling::rng::SplitMix64;
 use crate::tensor::TensorType;
@@ -158,6 +158,7 @@ impl Lab {
             k: k as i32,
             bound: bound.map(|row| row as i32),
             activation: 1,
+            blocks: 0,
         };
         let name = format!("gemm_{kind}_{epilogue}");
         let shape = if kind.starts_with("skinny") {
@@ -196,7 +197,19 @@ impl Lab {
             }
         }
         let matrix = Matrix::of_bytes(ty, n, k, 0.5, bytes);
-        let (x, before) = (self.floats(m * k), self.floats(m * n));
+        // Q types meet quants (kept as f32) with a step per block, others meet any numbers.
+        let length = match ActivationType::for_weight(ty, ActivationQuant::Token).block_len() {
+            1 => k,
+            length => length,
+        };
+        let (mut x, before) = (self.floats(m * k), self.floats(m * n));
+        let mut steps = vec![1.0; m * k / length];
+        if length < k {
+            x.iter_mut().for_each(|v| *v = (*v * 127.0).round());
+            steps = self.floats(m * k / length).iter().map(|v| v + 1.5).collect();
+        }
+        let sums: Vec<f32> =
+            x.chunks_exact(length).zip(&steps).map(|(x, step)| step * x.iter().sum::<f32>()).collect();
         let mut row = vec![0f32; k];
         let mut want = before.clone();
         for r in 0..n {
@@ -211,10 +224,13 @@ impl Lab {
         let (weights, activations) =
             (self.device.upload("weights", matrix.bytes())?, self.device.upload("activations", &x)?);
         let out = self.device.upload("residuals", &before)?;
+        let (steps, offsets) = (self.device.upload("steps", &steps)?, self.device.upload("offsets", &sums)?);
         let params = Product {
             weights: weights.at,
             x: activations.at,
             out: out.at,
+            steps: steps.at,
+            offsets: offsets.at,
             n: n as i32,
             m: m as i32,
             k: k as i32,
@@ -225,7 +241,7 @@ impl Lab {
             tensor_scale: 0.5,
             extra: 1.5,
         };
-        self.launch(name, Shape::new((n.div_ceil(8), m.div_ceil(8), 1), 256, 0), &params)?;
+        self.launch(name, Shape::new((n.div_ceil(rows_of_block(ty)), m.div_ceil(8), 1), 256, 0), &params)?;
         let got = self.floats_of(&out, m * n)?;
         self.note(name, format!("n {n} k {k} m {m}"), relative(&got, &want), 1e-5);
         Ok(())
@@ -245,6 +261,7 @@ impl Lab {
             scales: scales.at,
             sums: sums.at,
             values: quants.at,
+            offsets: 0,
             width: width as i32,
             packing: 1,
             eps: 1e-5,

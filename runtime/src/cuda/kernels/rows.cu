@@ -35,14 +35,15 @@ struct NormRow {
     const float* x;       // [m, width]
     const float* weight;  // [width]; null for no norm
     int8_t* quants;       // [m, width] for I8_TOKEN; of each 64, element 16t + 4c + b lies at 16c + 4t + b (gemm.cu)
-    float* scales;        // [m]
+    float* scales;        // [m], or [m, blocks] of Q8 blocks
     int* sums;            // [m]
-    float* values;        // [m, width] for the other packings: the values that a product sees
+    float* values;        // [m, width] for the other packings: the values that a product sees, or the quants of Q8 blocks
+    float* offsets;       // [m, blocks] of Q8_1
     int width, packing;
     float eps;
 };
 
-static_assert(sizeof(NormRow) == 64, "cuda::params has the same");
+static_assert(sizeof(NormRow) == 72, "cuda::params has the same");
 
 // Grid (rows), 256 threads; the row is kept in dynamic shared memory between the passes. Squares are summed in f64 and
 // everything is rounded as on the CPU, so that quants are the same.
@@ -102,16 +103,42 @@ extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
         }
         return;
     }
-    // A warp per block of 32 or 256: quantized and taken back.
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, length = p.packing == Q8_0_ROW ? 32 : 256;
-    for (int block = warp; block < p.width / length; block += blockDim.x / 32) {
+    // A warp per block of 32 or 256, as Q8_0, Q8_1 or Q8_K: quants (kept as f32), the step of the block, and for Q8_1 the
+    // rounded product of the step and their sum.
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, length = p.packing == Q8_K_ROW ? 256 : 32;
+    const int blocks = p.width / length;
+    for (int block = warp; block < blocks; block += blockDim.x / 32) {
         const float* from = row + block * length;
         float most = 0.0f;
         for (int i = lane; i < length; i += 32) most = fmaxf(most, fabsf(from[i]));
         most = warp_max_positive(most);
-        const float id = most > 0.0f ? 127.0f / most : 0.0f;
-        const float d = p.packing == Q8_0_ROW ? round_half(most / 127.0f) : most > 0.0f ? 1.0f / id : 0.0f;
-        for (int i = lane; i < length; i += 32) out[block * length + i] = d * static_cast<float>(__float2int_rn(from[i] * id));
+        float multiplier = most > 0.0f ? __fdiv_rn(127.0f, most) : 0.0f, step = __fdiv_rn(most, 127.0f);
+        if (!isfinite(multiplier)) multiplier = 0.0f;
+        if (p.packing == Q8_K_ROW) {
+            // The first entry of largest magnitude becomes -127.
+            int first = length;
+            for (int i = lane; i < length; i += 32)
+                if (fabsf(from[i]) == most) first = min(first, i);
+            first = __reduce_min_sync(ALL, first);
+            multiplier = __fdiv_rn(-127.0f, from[first]);
+            step = isfinite(multiplier) ? __fdiv_rn(1.0f, multiplier) : 0.0f;
+            if (!isfinite(multiplier)) multiplier = 0.0f;
+        }
+        int sum = 0;
+        for (int i = lane; i < length; i += 32) {
+            // A product, then a sum: two roundings, as the CPU has them.
+            const float scaled = __fmul_rn(from[i], multiplier);
+            int q = (__float_as_int(__fadd_rn(scaled, 12582912.0f)) & 0x007fffff) - 0x00400000;
+            q = min(q, 127);
+            out[block * length + i] = static_cast<float>(q);
+            sum += q;
+        }
+        sum = __reduce_add_sync(ALL, sum);
+        if (lane == 0) {
+            const long long at = static_cast<long long>(blockIdx.x) * blocks + block;
+            p.scales[at] = p.packing == Q8_K_ROW ? step : round_half(step);
+            if (p.offsets) p.offsets[at] = round_half(__fmul_rn(step, static_cast<float>(sum)));
+        }
     }
 }
 
