@@ -269,6 +269,9 @@ pub struct Bench {
     /// Another engine on another file of the same shape: bitforge, llama or bitnet, =, and a path.
     #[arg(long, value_name = "NAME=FILE")]
     pub also: Vec<String>,
+    /// Where our engine computes; a device is measured alone, since the references here compute on the CPU.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Threads of every engine (default: the CPUs this process may use).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,

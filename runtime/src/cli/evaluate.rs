@@ -135,10 +135,19 @@ fn bench(engine: &mut Engine, depth: u32, prompt: u32, generate: u32) -> Result<
     let mut generate_ns = Vec::with_capacity(generated.len());
     for token in generated {
         let started = Instant::now();
-        engine.decode(token)?;
+        step(engine, token)?;
         generate_ns.push(started.elapsed().as_nanos() as u64);
     }
     Ok(Response::Measured { prompt_ns, generate_ns, kernels: engine.kernel_counts() })
+}
+
+/// One generated token. On a device the next one is chosen there, and its logits stay there.
+fn step(engine: &mut Engine, token: u32) -> Result<()> {
+    #[cfg(feature = "gpu")]
+    if engine.device().is_some() {
+        return engine.generate_greedy(token, 1).map(drop);
+    }
+    engine.decode(token).map(drop)
 }
 
 /// The taps of one request: a tensor gets its place in the file when its first rows arrive.

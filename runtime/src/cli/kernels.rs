@@ -21,7 +21,7 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
         return replay::run(ctx, path);
     }
     let set = KernelSet::select(settings::kernel_request(&ctx.env, args.kernels.as_deref())?)?;
-    let kernels = matmul().map(|kernel| KernelRow {
+    let of_cpu = matmul().map(|kernel| KernelRow {
         id: kernel.id,
         weight: kernel.weight.name(),
         activation: format!("{:?}", kernel.activation),
@@ -29,6 +29,18 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
         available: kernel.level.is_available(),
         selected: set.matmul(kernel.weight, kernel.activation).is_some_and(|chosen| chosen.id == kernel.id),
     });
+    #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU backend adds its own"))]
+    let mut kernels: Vec<KernelRow> = of_cpu.collect();
+    #[cfg(feature = "cuda")]
+    kernels.extend(crate::cuda::executor::COUNTED.map(|id| KernelRow {
+        id,
+        weight: "any",
+        activation: "any".into(),
+        level: KernelBackend::Cuda.name(),
+        available: device.selection.detected.iter().any(|name| name == KernelBackend::Cuda.name())
+            && !device.faked,
+        selected: device.selection.selected == KernelBackend::Cuda.name(),
+    }));
     let output = KernelsOutput {
         selection_line: set.selection.to_string(),
         selection: set.selection.clone(),
@@ -39,9 +51,9 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
             faked: device.faked,
             selection: device.selection,
         },
-        kernels: kernels.collect(),
+        kernel_ids: kernels.iter().map(|kernel| kernel.id).collect(),
+        kernels,
         operations: operations(&set),
-        kernel_ids: matmul().map(|kernel| kernel.id).collect(),
     };
     match ctx.format {
         Format::Json => ctx.print_json(&output),

@@ -53,6 +53,9 @@ pub struct Executor {
     interrupt: Arc<AtomicBool>,
 }
 
+/// Ids under which multiplications are counted, as `bitnet kernels` lists them.
+pub const COUNTED: [&str; 3] = ["ternary.layers.cuda", "plain.layers.cuda", "head.cuda"];
+
 /// Takes `model` to the first device.
 pub fn open(model: &Model, options: &OpenOptions) -> Result<Box<dyn Accelerator>> {
     Ok(Box::new(Executor::new(model, options)?))

@@ -27,8 +27,8 @@ use crate::receipts::{machine, store};
 use crate::report::State;
 use anyhow::{Context, Result};
 use bitforge_discovery::Lane;
-use bitforge_receipt_schema::Body;
 use bitforge_receipt_schema::bench::{Bench, Limits, Series};
+use bitforge_receipt_schema::{Body, MachineFacts};
 use bitforge_schema::exit::ExitCode;
 use bitforge_schema::protocol::KernelCount;
 use serde::Deserialize;
@@ -56,7 +56,7 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
         binary: store::file_facts(&bitnet)?,
         synthetic: inspect(ctx, &bitnet, &model)?.synthetic,
         model: store::file_facts(&model)?,
-        machine,
+        machine: MachineFacts { gpus: gpus(&engines[0], &args.device), ..machine },
         threads,
         limits: Limits {
             buffer_bytes: 0,
@@ -77,6 +77,14 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
     .for_each(|(samples, series)| (series.samples_ns, series.kernels) = samples);
     bench.noise.push(noise::probe(Path::new("/")));
     report(ctx, args, bench, earlier.as_ref())
+}
+
+/// The GPUs that our engine says it computes on.
+fn gpus(ours: &Running, device: &str) -> Vec<String> {
+    let system = &ours.engine.hello.system;
+    let reason =
+        system.split("reason=").nth(1).filter(|_| device != "cpu" && !system.contains("selected=cpu"));
+    reason.map(|reason| reason.rsplit("; ").next().unwrap_or(reason).to_string()).into_iter().collect()
 }
 
 /// A prefill of so many tokens, or so many generated one by one.
@@ -122,10 +130,13 @@ fn start_engines(
     model: &Path,
     threads: u32,
 ) -> Result<Vec<Running>> {
-    let mut engines = vec![start(ctx, Backend::Cpu, OURS.into(), bitnet, model, threads)?];
+    let mut engines = vec![start(ctx, Backend::Cpu, OURS.into(), bitnet, model, threads, &args.device)?];
+    if args.device != "cpu" {
+        return Ok(engines);
+    }
     let built = [Backend::Llama, Backend::Bitnet];
     for backend in args.against.as_deref().unwrap_or(&built) {
-        match start(ctx, *backend, backend.name().into(), bitnet, model, threads) {
+        match start(ctx, *backend, backend.name().into(), bitnet, model, threads, "cpu") {
             Ok(engine) => engines.push(engine),
             // One that was asked for by name is a demand.
             Err(error) if args.against.is_some() => return Err(error),
@@ -144,7 +155,7 @@ fn start_engines(
         }
         let engine = if backend == Backend::Cpu { OURS } else { backend.name() };
         let name = format!("{engine} ({})", file.file_name().unwrap_or_default().to_string_lossy());
-        engines.push(start(ctx, backend, name, bitnet, &file, threads)?);
+        engines.push(start(ctx, backend, name, bitnet, &file, threads, "cpu")?);
     }
     Ok(engines)
 }
@@ -167,6 +178,7 @@ fn start(
     bitnet: &Path,
     model: &Path,
     threads: u32,
+    device: &str,
 ) -> Result<Running> {
     let driver = match backend {
         Backend::Cpu => {
@@ -191,7 +203,7 @@ fn start(
         Ok(engine)
     };
     if backend == Backend::Cpu {
-        return Ok(Running { name, identity, engine: start(&[])?, inspected });
+        return Ok(Running { name, identity, engine: start(&["--device", device])?, inspected });
     }
     // References compute as they are fastest; ours has one way.
     match start(&["--mode", "fast"]) {
