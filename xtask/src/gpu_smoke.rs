@@ -151,7 +151,8 @@ fn compare(ctx: &Ctx, args: &GpuSmoke, binary: &Path, gpu: String) -> Result<Exi
         against: Against::Cpu,
     };
     let cases: Vec<Case> = models.iter().map(case).collect();
-    let crossval = CrossvalArgs { device: "gpu".into(), tokens: args.tokens, ..CrossvalArgs::default() };
+    let crossval =
+        CrossvalArgs { device: Some("gpu".into()), tokens: args.tokens, ..CrossvalArgs::default() };
     let (mut reports, _) = crossval::compare(ctx, &crossval, &settings, &cases)?;
     for (report, path) in reports.iter_mut().zip(&models) {
         if report.verdict == Verdict::CouldNotCheck {

@@ -43,8 +43,8 @@ pub struct CrossvalArgs {
     #[arg(long, default_value_t = 256)]
     pub tokens: usize,
     /// Where our engine computes; with `cuda` it is compared with our own CPU path too
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: String,
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
     /// A text to take the tokens from
     #[arg(long)]
     pub text: Option<PathBuf>,
@@ -179,7 +179,7 @@ pub fn compare(
     };
     let mut subject = engines::subject(ctx, command)?;
     if command.is_none() {
-        subject = subject.with(&["--device", &args.device]);
+        subject = subject.with(&["--device", args.device.as_deref().unwrap_or("cpu")]);
     }
     let default = ctx.root()?.join("fixtures/goldens/crossval-text.txt");
     let path = args.text.as_ref().unwrap_or(&default);
@@ -233,7 +233,7 @@ fn cases(ctx: &Ctx, args: &CrossvalArgs, settings: &Settings) -> Result<Vec<Case
             path_in(&ctx.cache_dir()?, catalog.get(&name)?)
         }
     };
-    let against = if args.against.is_empty() && args.device != "cpu" {
+    let against = if args.against.is_empty() && args.device.as_deref().is_some_and(|device| device != "cpu") {
         vec![Against::Cpu]
     } else if args.against.is_empty() {
         judges(ctx, &model_facts(ctx, &path)?)
