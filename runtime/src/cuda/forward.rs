@@ -234,7 +234,8 @@ impl Forward<'_> {
             rope_dim: config.rope_dim as i32,
             neox: (config.rope_pairing == RopePairing::Neox).into(),
         };
-        self.launch("rope_store", Shape::new((m, 1, 1), 256, 0), &store)?;
+        let elements = config.query_dim() + 2 * config.kv_dim();
+        self.launch("rope_store", Shape::new((m, elements.div_ceil(256), 1), 256, 0), &store)?;
         let parts = (config.heads / config.kv_heads).div_ceil(GROUP);
         for segment in segments {
             let attend = |first: usize, count: usize, splits: usize, run: usize| Attend {
@@ -310,9 +311,10 @@ impl Forward<'_> {
             );
         }
         self.plain("to_half", (count, 1, 1), 256, 0, &[b.normed.at, b.half.at], &[hidden as i32])?;
-        let grid = (vocab.div_ceil(64), count.div_ceil(64), 1);
+        let (name, tokens) = head_kernel(count);
+        let grid = (vocab.div_ceil(128), count.div_ceil(tokens), 1);
         let numbers = [vocab as i32, count as i32, hidden as i32];
-        self.plain("head_batch", grid, 128, 0, &[head.half.at, b.half.at, b.logits.at], &numbers)
+        self.plain(name, grid, 128, 0, &[head.half.at, b.half.at, b.logits.at], &numbers)
     }
 
     /// The best of the first `below` logits of `count` rows.
@@ -385,27 +387,32 @@ impl Forward<'_> {
             packing,
             eps: self.model.config.rms_eps,
         };
-        self.launch("norm_row", Shape::new((m, 1, 1), 256, 4 * width), &params)
+        let threads = if width > 4096 {
+            1024
+        } else if width > 1024 {
+            512
+        } else {
+            256
+        };
+        self.launch("norm_row", Shape::new((m, 1, 1), threads, 4 * width), &params)
     }
 
     /// A product with packed weights, by the kernel that fits the number of rows.
     fn gemm(&self, epilogue: &str, params: Gemm) -> Result<()> {
         let (n, m) = (params.n as usize, params.m as usize);
         let both = epilogue == "gate_up";
-        let (kind, rows, tokens) = match m {
-            0..=8 => ("skinny_8", 16, 8),
-            9..=64 => ("skinny_32", 16, 32),
-            _ if both && m >= 1024 => ("tile_128", 128, 128),
-            _ => ("tile_64", 128, 64),
+        let add = epilogue == "add";
+        // As measured on an H100: docs/explanation/cuda.md.
+        let kind = match m {
+            0..=8 => "skinny_8",
+            9..=64 if both && m > 32 => "tile_64",
+            9..=64 if both || add && params.k > 4096 => "skinny_32x2",
+            9..=64 => "skinny_32",
+            _ if !add && m >= 1024 => "tile_128",
+            _ => "tile_64",
         };
         let name = format!("gemm_{kind}_{epilogue}");
-        let shape = if kind.starts_with("skinny") {
-            let tiles = if both { 2 } else { 1 } * tokens / 8;
-            Shape::new((n.div_ceil(rows), m.div_ceil(tokens), 1), 256, tiles * 128 * 9 * 4)
-        } else {
-            let rows = if both { rows / 2 } else { rows };
-            Shape::new((n.div_ceil(rows), m.div_ceil(tokens), 1), 256, 4 * (128 * 32 + tokens * 128))
-        };
+        let shape = gemm_shape(kind, both, n, m);
         self.launch(&name, shape, &params)
     }
 
@@ -467,6 +474,33 @@ impl Forward<'_> {
                 numbers,
             )
         }
+    }
+}
+
+/// The launch of a kernel of products with packed weights, by what its name says: the kind, and how many tokens by how many
+/// tiles of rows a block takes.
+pub(super) fn gemm_shape(kind: &str, both: bool, n: usize, m: usize) -> Shape {
+    let matrices = if both { 2 } else { 1 };
+    let (skinny, tokens, tiles) = match kind {
+        "skinny_8" => (true, 8, 1),
+        "skinny_32" => (true, 32, 1),
+        "skinny_32x2" => (true, 32, 2),
+        "tile_64" => (false, 64, 8),
+        _ => (false, 128, 8),
+    };
+    if skinny {
+        let shared = matrices * tiles * tokens / 8 * 128 * 9 * 4;
+        return Shape::new((n.div_ceil(16 * tiles), m.div_ceil(tokens), 1), 256, shared);
+    }
+    Shape::new((n.div_ceil(128 / matrices), m.div_ceil(tokens), 1), 256, 4 * (128 * 32 + tokens * 128))
+}
+
+/// The kernel of logits for so many rows, and how many it takes at once.
+pub(super) const fn head_kernel(rows: usize) -> (&'static str, usize) {
+    match rows {
+        0..=8 => ("head_batch_8", 8),
+        9..=32 => ("head_batch_32", 32),
+        _ => ("head_batch_64", 64),
     }
 }
 

@@ -5,7 +5,7 @@
 //! kernel, which is judged by whole tokens against the kernels checked here (`cargo xtask gpu-smoke`).
 
 use super::driver::{Buffer, Device};
-use super::forward::{product_kernel, rows_of_block};
+use super::forward::{gemm_shape, head_kernel, product_kernel, rows_of_block};
 use super::kernels::{Kernels, Shape};
 use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces};
 use crate::Result;
@@ -50,7 +50,9 @@ pub fn run(seed: u64, rounds: usize) -> Result<Vec<Check>> {
     let kernels = Kernels::load(&device)?;
     let mut lab = Lab { device, kernels, rng: SplitMix64::new(seed), checks: Vec::new() };
     for _ in 0..rounds {
-        for (kind, tokens) in [("tile_128", 128), ("tile_64", 64), ("skinny_8", 8), ("skinny_32", 32)] {
+        for (kind, tokens) in
+            [("tile_128", 128), ("tile_64", 64), ("skinny_8", 8), ("skinny_32", 32), ("skinny_32x2", 32)]
+        {
             for epilogue in ["store", "add", "gate_up"] {
                 lab.gemm(kind, tokens, epilogue)?;
             }
@@ -161,15 +163,7 @@ impl Lab {
             blocks: 0,
         };
         let name = format!("gemm_{kind}_{epilogue}");
-        let shape = if kind.starts_with("skinny") {
-            Shape::new((n.div_ceil(16), m.div_ceil(tokens), 1), 256, matrices * tokens / 8 * 128 * 9 * 4)
-        } else {
-            Shape::new(
-                (n.div_ceil(128 / matrices), m.div_ceil(tokens), 1),
-                256,
-                4 * (128 * 32 + tokens * 128),
-            )
-        };
+        let shape = gemm_shape(kind, both, n, m);
         self.launch(&name, shape, &params)?;
         let got = self.floats_of(&out, m * n)?;
         // The squares of gate_up may be fused with what follows: one rounding less. All else is the same to the last bit.
@@ -310,14 +304,15 @@ impl Lab {
         let best = self.device.upload("a poisoned output", &vec![-1i32; m])?;
         let shape = |grid, threads, shared| Shape::new(grid, threads, shared);
         let numbers = [rows as i32, m as i32, k as i32];
-        let grid = (rows.div_ceil(64), m.div_ceil(64), 1);
+        let (batch, tokens) = head_kernel(m);
+        let grid = (rows.div_ceil(128), m.div_ceil(tokens), 1);
         // SAFETY: 1. addresses and numbers are in the kernels' order. 2. Buffers are [rows, k], [m, k], [m, rows], [k], [rows]
         // and [m]. 3. One stream.
         unsafe {
             let (device, kernels) = (&self.device, &self.kernels);
             kernels.launch_plain(
                 device,
-                "head_batch",
+                batch,
                 shape(grid, 128, 0),
                 &[head.at, input.at, out.at],
                 &numbers,
@@ -348,7 +343,7 @@ impl Lab {
         };
         let wrong: usize = got.chunks_exact(rows).zip(&chosen).map(right).sum();
         let at = format!("rows {rows} k {k} m {m}");
-        self.note("head_batch", at.clone(), relative(&got, &want), 1e-5);
+        self.note(batch, at.clone(), relative(&got, &want), 1e-5);
         self.note("head_full", at.clone(), relative(&got_one, &want[..rows]), 1e-5);
         self.note("argmax", at, wrong as f64 / m as f64, 0.0);
         Ok(())
@@ -401,7 +396,7 @@ impl Lab {
             rope_dim: rope_dim as i32,
             neox: neox.into(),
         };
-        self.launch("rope_store", Shape::new((rows, 1, 1), 256, 0), &store)?;
+        self.launch("rope_store", Shape::new((rows, (query + 2 * kv).div_ceil(256), 1), 256, 0), &store)?;
         let (mut q, mut kv_now) = (vec![0u16; rows * query], vec![0u16; pages * page_len]);
         self.device.read(&b_q, 0, &mut q)?;
         self.device.read(&b_cache, 0, &mut kv_now)?;

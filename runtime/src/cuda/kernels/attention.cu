@@ -14,14 +14,15 @@ struct RopeStore {
 
 static_assert(sizeof(RopeStore) == 96, "cuda::params has the same");
 
-// A block per row. Element d of a head after RoPE is what llama.cpp's two pairings define.
+// Grid (rows, elements / threads). Element d of a head after RoPE is what llama.cpp's two pairings define.
 extern "C" __global__ void rope_store(const __grid_constant__ RopeStore p) {
     const int row = blockIdx.x, dim = p.cache.head_dim, kv = p.cache.kv_heads * dim, query = p.heads * dim;
     const int position = p.rows.position[row], pairs = p.rope_dim / 2;
     const int* pages = p.rows.pages + p.rows.sequence[row] * p.rows.max_pages;
     const float* from = p.qkv + static_cast<long long>(row) * (query + 2 * kv);
     const float2* angles = p.angles + static_cast<long long>(position) * pairs;
-    for (int i = threadIdx.x; i < query + 2 * kv; i += blockDim.x) {
+    const int i = blockIdx.y * blockDim.x + threadIdx.x;
+    if (i < query + 2 * kv) {
         const int d = i % dim;
         float v = from[i];
         if (i < query + kv && d < p.rope_dim) {

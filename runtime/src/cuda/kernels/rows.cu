@@ -8,23 +8,15 @@ extern "C" __global__ void embed(const __half* embedding, const int* tokens, flo
         hidden[static_cast<long long>(blockIdx.x) * width + i] = __half2float(from[i]);
 }
 
-__device__ double block_sum(double v, double* red) {
+// Over the block, by every thread; `red` has a place per warp, at most 32.
+template <typename T, typename Join> __device__ T block_all(T v, T* red, Join join) {
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);
-    __syncthreads();
+    for (int step = 16; step > 0; step /= 2) v = join(v, __shfl_xor_sync(ALL, v, step));
     if (threadIdx.x % 32 == 0) red[threadIdx.x / 32] = v;
     __syncthreads();
-    v = 0.0;
-    for (int i = 0; i < blockDim.x / 32; i++) v += red[i];
-    return v;
-}
-__device__ float block_max_positive(float v, float* red) {
-    v = warp_max_positive(v);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) red[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = 0.0f;
-    for (int i = 0; i < blockDim.x / 32; i++) v = fmaxf(v, red[i]);
+    v = threadIdx.x % 32 < blockDim.x / 32 ? red[threadIdx.x % 32] : T(0);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) v = join(v, __shfl_xor_sync(ALL, v, step));
     return v;
 }
 
@@ -45,9 +37,9 @@ struct NormRow {
 
 static_assert(sizeof(NormRow) == 72, "cuda::params has the same");
 
-// Grid (rows), 256 threads; the row is kept in dynamic shared memory between the passes. Squares are summed in f64 and
+// Grid (rows), 256 to 1024 threads; the row is kept in dynamic shared memory between the passes. Squares are summed in f64 and
 // everything is rounded as on the CPU, so that quants are the same.
-extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
+extern "C" __global__ void __launch_bounds__(1024) norm_row(const __grid_constant__ NormRow p) {
     extern __shared__ __align__(16) float row[];
     __shared__ float red[32];
     __shared__ double wide[32];
@@ -56,7 +48,7 @@ extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
     for (int i = threadIdx.x; i < p.width; i += blockDim.x) row[i] = x[i], squares += static_cast<double>(__fmul_rn(row[i], row[i]));
     float inverse = 1.0f;
     if (p.weight) {
-        const float mean = static_cast<float>(block_sum(squares, wide) / p.width);
+        const float mean = static_cast<float>(block_all(squares, wide, [](double a, double b) { return a + b; }) / p.width);
         inverse = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, p.eps)));
     }
     float largest = 0.0f;
@@ -65,7 +57,7 @@ extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
         largest = fmaxf(largest, fabsf(row[i]));
     }
     if (p.packing == I8_TOKEN) {
-        const float scale = token_scale(block_max_positive(largest, red));
+        const float scale = token_scale(block_all(largest, red, [](float a, float b) { return fmaxf(a, b); }));
         int8_t* out = p.quants + static_cast<long long>(blockIdx.x) * p.width;
         int sum = 0;
         for (int i = threadIdx.x * 4; i < p.width; i += blockDim.x * 4) {
@@ -87,7 +79,7 @@ extern "C" __global__ void norm_row(const __grid_constant__ NormRow p) {
         }
         return;
     }
-    if (p.packing == I8_VALUES) largest = block_max_positive(largest, red);
+    if (p.packing == I8_VALUES) largest = block_all(largest, red, [](float a, float b) { return fmaxf(a, b); });
     __syncthreads();
     float* out = p.values + static_cast<long long>(blockIdx.x) * p.width;
     if (p.packing == I8_VALUES) {
@@ -175,42 +167,55 @@ extern "C" __global__ void head_full(const __half* head, const float* normed, fl
     }
 }
 
-// Grid (rows of the head / 64, groups of 64 tokens), 128 threads: logits [m, rows] of half-float activations [m, k],
-// on tensor cores; each warp has 16 rows of the head and all 64 tokens. K is a multiple of 32.
-extern "C" __global__ void __launch_bounds__(128) head_batch(const __half* head, const __half* x, float* logits, int rows,
-                                                             int m, int k) {
+// Grid (rows of the head / 128, groups of 8 NT tokens), 128 threads: logits [m, rows] of half-float activations [m, k], on
+// tensor cores; each warp has 32 rows of the head and all tokens of the group. K is a multiple of 32.
+template <int NT> __device__ void head_batch(const __half* head, const __half* x, float* logits, int rows, int m, int k) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, t = lane % 4;
-    const int row0 = blockIdx.x * 64 + warp * 16, token0 = blockIdx.y * 64;
-    const int tiles = min(8, (m - token0 + 7) / 8);
-    float acc[8][4] = {};
+    const int row0 = blockIdx.x * 128 + warp * 32, token0 = blockIdx.y * NT * 8;
+    float acc[2][NT][4] = {};
     // A lane reads 16 bytes: eight elements, the k of two steps in an order of its own.
+#pragma unroll 2
     for (int at = t * 8; at < k; at += 32) {
-        uint4 w[2];
+        uint4 w[2][2];
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const int row = row0 + group + 8 * j;
-            w[j] = row < rows ? load_once(head + static_cast<long long>(row) * k + at) : make_uint4(0, 0, 0, 0);
-        }
-        const uint32_t first[4] = {w[0].x, w[1].x, w[0].y, w[1].y}, second[4] = {w[0].z, w[1].z, w[0].w, w[1].w};
+        for (int i = 0; i < 2; i++)
 #pragma unroll
-        for (int n = 0; n < 8; n++) {
-            if (n < tiles) {
-                const int token = token0 + n * 8 + group;
-                const uint4 b = token < m ? *reinterpret_cast<const uint4*>(x + static_cast<long long>(token) * k + at)
-                                          : make_uint4(0, 0, 0, 0);
-                mma_f16(acc[n], first, b.x, b.y);
-                mma_f16(acc[n], second, b.z, b.w);
+            for (int j = 0; j < 2; j++) {
+                const int row = row0 + i * 16 + group + 8 * j;
+                w[i][j] = row < rows ? load_once(head + static_cast<long long>(row) * k + at) : make_uint4(0, 0, 0, 0);
+            }
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            const int token = token0 + n * 8 + group;
+            const uint4 b = token < m ? *reinterpret_cast<const uint4*>(x + static_cast<long long>(token) * k + at)
+                                      : make_uint4(0, 0, 0, 0);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const uint32_t first[4] = {w[i][0].x, w[i][1].x, w[i][0].y, w[i][1].y};
+                const uint32_t second[4] = {w[i][0].z, w[i][1].z, w[i][0].w, w[i][1].w};
+                mma_f16(acc[i][n], first, b.x, b.y);
+                mma_f16(acc[i][n], second, b.z, b.w);
             }
         }
     }
 #pragma unroll
-    for (int n = 0; n < 8; n++)
+    for (int i = 0; i < 2; i++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const int row = row0 + group + e / 2 * 8, token = token0 + n * 8 + t * 2 + e % 2;
-            if (row < rows && token < m) logits[static_cast<long long>(token) * rows + row] = acc[n][e];
-        }
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int row = row0 + i * 16 + group + e / 2 * 8, token = token0 + n * 8 + t * 2 + e % 2;
+                if (row < rows && token < m) logits[static_cast<long long>(token) * rows + row] = acc[i][n][e];
+            }
 }
+#define HEAD_KERNEL(name, nt)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(128)                                                                  \
+        name(const __half* head, const __half* x, float* logits, int rows, int m, int k) {                             \
+        head_batch<nt>(head, x, logits, rows, m, k);                                                                   \
+    }
+HEAD_KERNEL(head_batch_8, 1)
+HEAD_KERNEL(head_batch_32, 4)
+HEAD_KERNEL(head_batch_64, 8)
 
 // Grid (rows): f32 [m, width] to half floats.
 extern "C" __global__ void to_half(const float* from, __half* to, int width) {
