@@ -14,6 +14,7 @@ Examples:
   bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
+  bitnet perplexity --model model.gguf --file text.txt
 
 Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 7 refused in strict
 mode, 8 limit reached, 9 kernels differ, 130 interrupted.")]
@@ -34,6 +35,8 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
+    /// Measure how well the model predicts a text
+    Perplexity(PerplexityArgs),
     /// Measure prompt processing and generation
     Bench(BenchArgs),
     /// List the kernels of this build, and which one this CPU would get
@@ -50,6 +53,7 @@ impl Command {
             Command::Logits(args) => args.json,
             Command::Evaluate(_) => false,
             Command::Inspect(args) => args.json,
+            Command::Perplexity(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Kernels(args) => args.json,
             Command::Limits(args) => args.json,
@@ -297,6 +301,32 @@ pub struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  bitnet perplexity -m model.gguf -f wiki.test.raw
+  bitnet perplexity -m model.gguf -f text.txt --ctx-size 256 --chunks 8 --json
+
+As llama.cpp's tool measures it: the text is cut into chunks of the context's length, the first token of each is
+replaced by BOS where the model has it, the second half of each is scored, and what is left at the end is dropped.
+The result is exp of the mean negative log likelihood, with its standard error.")]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// The text; `-` reads stdin, one newline at the end is dropped
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Tokens of a chunk
+    #[arg(long, short, value_name = "N", default_value_t = 512)]
+    pub ctx_size: usize,
+    /// Chunks to score at most (default: all)
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+    /// Print one JSON object, with the sum of every chunk
     #[arg(long)]
     pub json: bool,
 }

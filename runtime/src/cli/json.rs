@@ -3,6 +3,7 @@
 use crate::generate::FinishReason;
 use crate::sampling::SamplingParams;
 use bitforge_receipt_schema::run::TokenizerAuthority;
+use bitforge_schema::protocol::KernelCount;
 use bitforge_schema::selection::Selection;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -104,6 +105,25 @@ pub struct LogitsOutput {
     pub positions: usize,
     pub vocab: usize,
     pub bytes: u64,
+}
+
+#[derive(Serialize)]
+pub struct PerplexityOutput {
+    pub model: ModelSummary,
+    pub engine: EngineSummary,
+    /// Of the text.
+    pub tokens: usize,
+    pub ctx_size: usize,
+    pub chunks: usize,
+    /// Tokens that were scored, in all chunks together.
+    pub scored: usize,
+    pub perplexity: f64,
+    /// Of the perplexity, as llama.cpp derives it from the spread of the tokens' log likelihoods.
+    pub standard_error: f64,
+    /// Sum of the negative log likelihoods (nats) of each chunk.
+    pub nll: Vec<f64>,
+    pub tokens_per_second: f64,
+    pub kernels: Vec<KernelCount>,
 }
 
 #[derive(Serialize)]

@@ -19,6 +19,7 @@ mod kernels;
 mod limits;
 mod logits;
 mod output_file;
+mod perplexity;
 mod progress;
 mod prompt;
 mod receipt;
@@ -59,6 +60,7 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Logits(args) => logits::run(ctx, args),
         Command::Evaluate(args) => evaluate::run(ctx, args),
         Command::Inspect(args) => inspect::run(ctx, args),
+        Command::Perplexity(args) => perplexity::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),
         Command::Limits(args) => limits::run(ctx, args),
