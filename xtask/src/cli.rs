@@ -46,6 +46,8 @@ pub enum Command {
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
     Crossval(crate::crossval::CrossvalArgs),
+    /// How well models predict held-out text, against committed perplexities and PyTorch's.
+    Eval(crate::eval::EvalArgs),
     /// Judge what a step wrote about itself.
     #[command(subcommand)]
     Receipt(crate::receipts::verify::ReceiptCommand),
@@ -70,12 +72,12 @@ pub struct BugReport {
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or a fixture without network).
+    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or the trained fixture without network).
     #[arg(long)]
     pub model: Option<String>,
-    /// The beginning of the text.
-    #[arg(long, default_value = "The three primary colors are")]
-    pub prompt: String,
+    /// The beginning of the text (default: one that suits the model).
+    #[arg(long)]
+    pub prompt: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 64)]
     pub max_tokens: u32,
@@ -111,6 +113,8 @@ pub enum UpStep {
     Model,
     /// Our logits against every engine that can judge them.
     Crossval,
+    /// How well the trained fixtures predict held-out text.
+    Eval,
     /// Speed, next to the references and the machine's limits.
     Bench,
     /// Text from the model.
@@ -120,7 +124,7 @@ pub enum UpStep {
 }
 
 impl UpStep {
-    pub const ALL: [UpStep; 10] = [
+    pub const ALL: [UpStep; 11] = [
         UpStep::Preflight,
         UpStep::Build,
         UpStep::Reference,
@@ -128,6 +132,7 @@ impl UpStep {
         UpStep::Kernels,
         UpStep::Model,
         UpStep::Crossval,
+        UpStep::Eval,
         UpStep::Bench,
         UpStep::Text,
         UpStep::Receipts,
@@ -142,6 +147,7 @@ impl UpStep {
             UpStep::Kernels => "kernels",
             UpStep::Model => "model",
             UpStep::Crossval => "crossval",
+            UpStep::Eval => "eval",
             UpStep::Bench => "bench",
             UpStep::Text => "text",
             UpStep::Receipts => "receipts",

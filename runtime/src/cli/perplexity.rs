@@ -33,7 +33,9 @@ pub fn run(ctx: &mut Ctx, args: &PerplexityArgs) -> Result<()> {
     ctx.note(engine.selection());
     let trained = engine.model().config.context_length;
     if context > trained {
-        ctx.note(format_args!("warning: chunks of {context} tokens, and the model was trained for {trained}"));
+        ctx.note(format_args!(
+            "warning: chunks of {context} tokens, and the model was trained for {trained}"
+        ));
     }
     let tokens = tokenizer.encode(&text, SpecialTokens::AsText, Bos::AsFileAsks)?;
     let chunks = (tokens.len() / context).min(limit);

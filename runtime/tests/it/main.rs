@@ -7,6 +7,7 @@ mod errors;
 mod golden;
 mod interrupt;
 mod logits;
+mod perplexity;
 mod receipt;
 mod reference;
 mod replay;
