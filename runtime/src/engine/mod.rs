@@ -23,8 +23,7 @@ pub use batch::{Answer, Batch, Sequences, Want};
 use crate::gguf::{Gguf, Mapping};
 use crate::kernels::select::KernelRequest;
 use crate::kernels::{KernelSet, MatmulKernel};
-use crate::model::{Matrix, Model};
-use crate::quant::I2sLayout;
+use crate::model::{Matrix, Model, WeightOptions};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
 use crate::{Error, Result};
@@ -62,7 +61,7 @@ pub struct EngineOptions {
     pub kv: KvType,
     pub activation_quant: ActivationQuant,
     pub kernels: KernelRequest,
-    pub i2s_layout: I2sLayout,
+    pub weights: WeightOptions,
     pub mapping: Mapping,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
     pub interrupt: Arc<AtomicBool>,
@@ -107,7 +106,7 @@ impl Engine {
             not(feature = "planted-bugs"),
             expect(unused_mut, reason = "bugs are planted in the model")
         )]
-        let mut model = Model::load(Arc::clone(&gguf), options.i2s_layout, progress)?;
+        let mut model = Model::load(Arc::clone(&gguf), &options.weights, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;
         forward::check_runnable(&model, gguf.path(), options.activation_quant)?;

@@ -11,5 +11,6 @@ mod perplexity;
 mod receipt;
 mod reference;
 mod replay;
+mod rewrite;
 mod snapshots;
 mod support;
