@@ -58,18 +58,30 @@ impl Meaning {
         }
     }
 
-    /// The values of `general.file_type` that tell it, and whether it is bitnet.cpp's.
-    fn signs(self) -> (&'static [u32], bool) {
+    /// The value of `general.file_type` that tells it.
+    fn file_type(self) -> Option<u32> {
         match self {
-            Meaning::Readable(TensorType::I2S) => (&[40], true),
-            Meaning::Readable(TensorType::TL1) => (&[38], true),
-            Meaning::Readable(TensorType::TL2) => (&[39], true),
-            Meaning::Readable(TensorType::Q2_0) => (&[41], false),
-            Meaning::Foreign("MXFP4") => (&[38], false),
-            Meaning::Foreign("I8_S") => (&[], true),
-            _ => (&[], false),
+            Meaning::Readable(ty) => Some(ty.file_type()),
+            Meaning::Foreign("MXFP4") => Some(38),
+            _ => None,
         }
     }
+
+    /// Whose architectures it goes with; `None` where they say nothing.
+    fn origin(self) -> Option<Origin> {
+        match self {
+            Meaning::Readable(TensorType::I2S | TensorType::TL1 | TensorType::TL2)
+            | Meaning::Foreign("I8_S") => Some(Origin::BitnetCpp),
+            Meaning::Foreign("MXFP4" | IQ4_NL_4_4 | IQ4_NL_4_8 | IQ4_NL_8_8) => Some(Origin::LlamaCpp),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    LlamaCpp,
+    BitnetCpp,
 }
 
 const Q2_0_128: &str = "Q2_0 in groups of 128, as it was before they had 64";
@@ -157,12 +169,11 @@ fn preferred(context: &Context<'_>, meanings: &[Meaning]) -> Option<Meaning> {
         let mut speaking = meanings.iter().copied().filter(|meaning| speaks(*meaning));
         speaking.next().filter(|_| speaking.next().is_none())
     };
-    let bitnet = context.architecture.is_some_and(|name| name.starts_with("bitnet"));
-    only(&|meaning| {
-        context.file_type.is_some_and(|ty| meaning.signs().0.contains(&ty) && meaning.signs().1 == bitnet)
-    })
-    .or_else(|| only(&|meaning| context.file_type.is_some_and(|ty| meaning.signs().0.contains(&ty))))
-    .or_else(|| only(&|meaning| meaning.signs().1 == bitnet))
+    let origin = context
+        .architecture
+        .map(|name| if name.starts_with("bitnet") { Origin::BitnetCpp } else { Origin::LlamaCpp });
+    only(&|meaning| context.file_type.is_some() && meaning.file_type() == context.file_type)
+        .or_else(|| only(&|meaning| origin.is_some() && meaning.origin() == origin))
 }
 
 #[cfg(test)]
@@ -202,7 +213,7 @@ mod tests {
             let tl2 = TensorType::TL2.tensor_bytes(&[512, 32]).unwrap();
             assert_eq!(one(39, &[512, 32], tl2), "TL2");
             assert_eq!(one(39, &[512, 32], 512 * 32 / 32 * 17), "MXFP4");
-            assert_eq!(one(42, &[256, 4], 256 * 4 / 64 * 18), "Q2_0");
+            assert_eq!(one(42, &[256, 16], 256 * 16 / 64 * 18), "Q2_0");
             assert!(one(42, &[256, 16], 256 * 16 / 128 * 34).contains("groups of 128"));
             assert_eq!(one(36, &[256, 8], 256 * 8 / 4 + 32), "I2_S");
             assert_eq!(one(36, &[256, 8], 256 * 8 / 4), "QK256");
@@ -218,6 +229,13 @@ mod tests {
         // 512 weights take 160 bytes both as I2_S and as BitNet32-F16; 1024 take 288 or 320.
         let small = || info(36, &[512], 0);
         assert_eq!(resolved("llama", None, 160, vec![small()]), Err("36: I2_S or BitNet32-F16".into()));
+        let q2_0 = || vec![info(42, &[256, 4], 0)];
+        assert!(
+            resolved("llama", None, 288, q2_0())
+                .unwrap_err()
+                .starts_with("42: Q2_0 or Q2_0 in groups of 128")
+        );
+        assert_eq!(resolved("bitnet", Some(41), 288, q2_0()), Ok("Q2_0"));
         assert_eq!(resolved("llama", Some(40), 160, vec![small()]), Ok("I2_S"));
         assert_eq!(resolved("bitnet", None, 160, vec![small()]), Ok("I2_S"));
         assert_eq!(

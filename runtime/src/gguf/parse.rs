@@ -260,7 +260,7 @@ fn check_overlaps(cursor: &Cursor, tensors: &[TensorInfo]) -> Result<()> {
             let what = format!("tensors {:?} and {:?} overlap by {overlap} bytes", a.name, b.name);
             let trailer = TensorType::I2S.trailer_bytes() as u64;
             let remedy = if a.ty() == Some(TensorType::I2S) && overlap == trailer {
-                "this looks like I2_S without the tensor's scale, which is not supported: convert it with bitnet.cpp"
+                "this looks like a flavour of I2_S without the tensor's scale, which is not supported: convert it with bitnet.cpp"
             } else {
                 DAMAGED
             };
