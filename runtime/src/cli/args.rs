@@ -130,6 +130,10 @@ pub struct WeightArgs {
     /// between shapes (default: the file's own, else bitnet.cpp's presets)
     #[arg(long, value_name = "FILE|SIZES")]
     pub tl_config: Option<String>,
+    /// What the codes 0 to 3 stand for in the older forms of I2_S (BitNet32-F16, QK256), x for one that must not occur:
+    /// such files are refused without it
+    #[arg(long, value_name = "V,V,V,V", allow_hyphen_values = true)]
+    pub code_map: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -148,6 +148,9 @@ pub struct InspectOutput {
     pub model: ModelSummary,
     pub gguf_version: u32,
     pub alignment: u64,
+    /// Files of a split model, left out where there is one.
+    #[serde(skip_serializing_if = "is_one")]
+    pub parts: usize,
     /// `None` where the model cannot be run; `warnings` say why.
     pub config: Option<ConfigSummary>,
     pub tokenizer: Option<TokenizerSummary>,
@@ -198,9 +201,22 @@ pub struct TensorSummary {
     pub r#type: String,
     /// The first is the fastest: the length of a row.
     pub dims: Vec<u64>,
-    /// From the start of the file.
+    /// The part of a split model that has the data, from 0; left out for the first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub part: usize,
+    /// From the start of the file (of the part).
     pub offset: u64,
     pub bytes: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,7 @@
 //! `INSTA_UPDATE=always cargo test -p bitnet-runtime --test it` and read the difference.
 
 mod errors;
+mod formats;
 mod golden;
 mod interrupt;
 mod logits;
