@@ -8,12 +8,13 @@ mod compute;
 mod counters;
 mod forward;
 pub mod kv_cache;
+mod repack;
 mod rope;
 pub mod taps;
 
 use crate::gguf::{Gguf, Mapping};
 use crate::kernels::select::KernelRequest;
-use crate::kernels::{KernelSet, MatmulKernel};
+use crate::kernels::{KernelSet, MatmulKernel, Shape};
 use crate::model::{Matrix, Model};
 use crate::quant::I2sLayout;
 use crate::quant::activation::{ActivationQuant, ActivationType};
@@ -25,6 +26,7 @@ use compute::Compute;
 use counters::Counters;
 use forward::{Buffers, Limits, Step};
 use kv_cache::{KvCache, KvShape};
+use repack::MOST_ROWS_PER_CHUNK;
 use rope::Rope;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,10 +87,6 @@ impl Engine {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let kernels = KernelSet::select(options.kernels)?;
-        #[cfg_attr(
-            not(feature = "planted-bugs"),
-            expect(unused_mut, reason = "bugs are planted in the model")
-        )]
         let mut model = Model::load(Arc::clone(&gguf), options.i2s_layout, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;
@@ -105,7 +103,7 @@ impl Engine {
             capacity,
         })?;
         let threads = if options.threads == 0 { available_threads() } else { options.threads };
-        let pool = ThreadPool::new(threads).map_err(|source| {
+        let mut pool = ThreadPool::new(threads).map_err(|source| {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
         let limits = Limits {
@@ -114,8 +112,10 @@ impl Engine {
             capacity,
             threads: pool.threads(),
         };
+        repack::repack(&mut model, &kernels, options.activation_quant, &mut pool);
         let buffers = Buffers::new(&model, &limits);
-        let counters = Counters::new(pool.threads());
+        let tile = MOST_ROWS_PER_CHUNK * limits.tokens.max(limits.logits_rows);
+        let counters = Counters::new(pool.threads(), repack::scratch_bytes(&model), tile);
         Ok(Engine {
             rope: Rope::new(&model),
             model,
@@ -142,10 +142,10 @@ impl Engine {
         &self.kernels.selection
     }
 
-    /// The kernel that `matrix` is multiplied with.
+    /// The kernel that `matrix` is multiplied with when one token is decoded.
     pub fn kernel_for(&self, matrix: &Matrix) -> &'static MatmulKernel {
         let activation = ActivationType::for_weight(matrix.ty, self.activation_quant);
-        self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair")
+        compute::kernel(&self.kernels, matrix, activation, Shape::Decode)
     }
 
     pub fn activation_quant(&self) -> ActivationQuant {
