@@ -1,6 +1,7 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
 use crate::chat::ChatMode;
+use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
 use crate::quant::activation::ActivationQuant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -103,6 +104,26 @@ pub struct EngineArgs {
     /// How I2_S weights are packed, which the file does not say
     #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
     pub i2s_layout: I2sLayoutArg,
+    /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
+    pub kv: KvArg,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum KvArg {
+    #[default]
+    F16,
+    Q8_0,
+}
+
+impl From<KvArg> for KvType {
+    fn from(arg: KvArg) -> Self {
+        match arg {
+            KvArg::F16 => KvType::F16,
+            KvArg::Q8_0 => KvType::Q8_0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -43,6 +43,7 @@ pub struct EngineSummary {
     pub threads: usize,
     pub context_size: usize,
     pub kv_cache_bytes: usize,
+    pub kv_type: &'static str,
     pub activation_quant: &'static str,
     pub selection: Selection,
 }

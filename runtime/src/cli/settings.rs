@@ -29,6 +29,8 @@ pub fn load<T>(
     let options = EngineOptions {
         threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
         context,
+        sequences: 1,
+        kv: args.kv.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
         i2s_layout: match args.i2s_layout {

@@ -1,5 +1,6 @@
 //! Scalar kernels: the definition of right, down to the order of every float operation.
 
+pub mod attention;
 mod matmul;
 mod matmul_float;
 pub mod ops;
