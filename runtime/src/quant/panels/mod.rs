@@ -87,7 +87,9 @@ impl Layout {
             Layout::Trits | Layout::Codes => {
                 ternary::PANEL_GROUPS * ROWS * columns.next_multiple_of(20) + SUMS_BYTES
             }
-            Layout::Q4_0 | Layout::Q4_1 | Layout::Q8_0 => PREPARED_TOKENS * PREPARED_BLOCK * columns.div_ceil(32),
+            Layout::Q4_0 | Layout::Q4_1 | Layout::Q8_0 => {
+                PREPARED_TOKENS * PREPARED_BLOCK * columns.div_ceil(32)
+            }
         }
     }
 

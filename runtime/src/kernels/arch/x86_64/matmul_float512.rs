@@ -62,7 +62,8 @@ macro_rules! float_dot {
             for r in 0..R {
                 for n in 0..N {
                     let sums = _mm512_add_ps(acc[r][n][0], acc[r][n][1]);
-                    let lanes = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps::<1>(sums));
+                    let lanes =
+                        _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps::<1>(sums));
                     let tail = blocks(tails[r]).iter().zip(blocks(activations[n].1));
                     out[r][n] = tail.fold($sum(lanes), |sum, (w, a)| $get(w).mul_add($get(a), sum));
                 }

@@ -70,7 +70,14 @@ const fn avx512(
     activation: ActivationType,
     run: unsafe fn(&mut Tile<'_>),
 ) -> MatmulKernel {
-    MatmulKernel { id, weight, activation, level: SimdLevel::Avx512, shapes: &Shape::ALL, run: Run::Rows(run) }
+    MatmulKernel {
+        id,
+        weight,
+        activation,
+        level: SimdLevel::Avx512,
+        shapes: &Shape::ALL,
+        run: Run::Rows(run),
+    }
 }
 
 pub const MATMUL512: &[MatmulKernel] = &[
@@ -90,9 +97,27 @@ pub const PANELS: &[MatmulKernel] = &[
     panels("tq1_0.i8.x16.avx2", TensorType::TQ1_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
     panels("tq2_0.i8.x16.avx2", TensorType::TQ2_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
     panels("i2_s.i8.x16.avx2", TensorType::I2S, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
-    panels("tq1_0.i8.x16.avx-vnni", TensorType::TQ1_0, SimdLevel::AvxVnni, Layout::Codes, panels_avx2::avx_vnni::codes),
-    panels("tq2_0.i8.x16.avx-vnni", TensorType::TQ2_0, SimdLevel::AvxVnni, Layout::Codes, panels_avx2::avx_vnni::codes),
-    panels("i2_s.i8.x16.avx-vnni", TensorType::I2S, SimdLevel::AvxVnni, Layout::Codes, panels_avx2::avx_vnni::codes),
+    panels(
+        "tq1_0.i8.x16.avx-vnni",
+        TensorType::TQ1_0,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
+    panels(
+        "tq2_0.i8.x16.avx-vnni",
+        TensorType::TQ2_0,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
+    panels(
+        "i2_s.i8.x16.avx-vnni",
+        TensorType::I2S,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
     panels("tq1_0.i8.x16.avx512", TensorType::TQ1_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
     panels("tq2_0.i8.x16.avx512", TensorType::TQ2_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
     panels("i2_s.i8.x16.avx512", TensorType::I2S, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
@@ -102,9 +127,27 @@ pub const PANELS: &[MatmulKernel] = &[
     amx("tq2_0.i8.x16.amx-int8", TensorType::TQ2_0),
     #[cfg(target_os = "linux")]
     amx("i2_s.i8.x16.amx-int8", TensorType::I2S),
-    panels("q4_0.q8_0.x16.avx512", TensorType::Q4_0, SimdLevel::Avx512, Layout::Q4_0, panels_q_avx512::q4_0::run),
-    panels("q4_1.q8_1.x16.avx512", TensorType::Q4_1, SimdLevel::Avx512, Layout::Q4_1, panels_q_avx512::q4_1::run),
-    panels("q8_0.q8_0.x16.avx512", TensorType::Q8_0, SimdLevel::Avx512, Layout::Q8_0, panels_q_avx512::q8_0::run),
+    panels(
+        "q4_0.q8_0.x16.avx512",
+        TensorType::Q4_0,
+        SimdLevel::Avx512,
+        Layout::Q4_0,
+        panels_q_avx512::q4_0::run,
+    ),
+    panels(
+        "q4_1.q8_1.x16.avx512",
+        TensorType::Q4_1,
+        SimdLevel::Avx512,
+        Layout::Q4_1,
+        panels_q_avx512::q4_1::run,
+    ),
+    panels(
+        "q8_0.q8_0.x16.avx512",
+        TensorType::Q8_0,
+        SimdLevel::Avx512,
+        Layout::Q8_0,
+        panels_q_avx512::q8_0::run,
+    ),
 ];
 
 const fn quantize(activation: ActivationType, run: unsafe fn(&[f32], &mut [u8])) -> QuantizeActivationKernel {

@@ -29,7 +29,7 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-const CONFIGURATION: Configuration = Configuration {
+static CONFIGURATION: Configuration = Configuration {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],

@@ -79,7 +79,9 @@ macro_rules! codes {
             #[target_feature(enable = $features)]
             fn multiply<const T: usize>(tile: &mut PanelTile<'_>, group: usize, start: usize) {
                 let parts: [_; T] = std::array::from_fn(|t| {
-                    i8_token_parts(&tile.activations[(start + t) * tile.activation_bytes..][..tile.activation_bytes])
+                    i8_token_parts(
+                        &tile.activations[(start + t) * tile.activation_bytes..][..tile.activation_bytes],
+                    )
                 });
                 let words = tile.k / 4;
                 let quants = parts.map(|(_, _, quants)| &quants.as_chunks::<4>().0[..words]);

@@ -157,8 +157,8 @@ fn few<const T: usize>(tile: &mut PanelTile<'_>) {
         if let [bytes] = rest {
             let codes = tables.all(load512(bytes));
             for t in 0..T {
-                for i in 0..5 {
-                    sums[t][0] = _mm512_dpbusd_epi32(sums[t][0], codes[i], broadcast4(&split[t].1[i]));
+                for (codes, quants) in codes.iter().zip(&split[t].1) {
+                    sums[t][0] = _mm512_dpbusd_epi32(sums[t][0], *codes, broadcast4(quants));
                 }
             }
         }
@@ -239,8 +239,8 @@ fn multiply<const R: usize, const T: usize>(tile: &mut PanelTile<'_>, first: usi
         }
     }
     for t in 0..T {
-        for r in 0..R {
-            put(tile, first + r, start + t, sums[t][r], (parts[t].0, parts[t].1));
+        for (r, sums) in sums[t].into_iter().enumerate() {
+            put(tile, first + r, start + t, sums, (parts[t].0, parts[t].1));
         }
     }
 }

@@ -70,10 +70,14 @@ macro_rules! kernel {
             fn prepare(tile: &mut PanelTile<'_>, activation: usize, t: usize) {
                 let row = &tile.activations[activation * tile.activation_bytes..][..tile.activation_bytes];
                 let row = blocks::<$activation>(row);
-                let out = blocks_mut::<Prepared>(&mut tile.scratch[t * row.len() * PREPARED_BLOCK..][..row.len() * PREPARED_BLOCK]);
+                let out = blocks_mut::<Prepared>(
+                    &mut tile.scratch[t * row.len() * PREPARED_BLOCK..][..row.len() * PREPARED_BLOCK],
+                );
                 for (block, out) in row.iter().zip(out) {
                     let (d, s, quants) = block.parts();
-                    let start = |l: usize| -$offset * quants[4 * l..4 * l + 4].iter().map(|q| i32::from(*q)).sum::<i32>();
+                    let start = |l: usize| {
+                        -$offset * quants[4 * l..4 * l + 4].iter().map(|q| i32::from(*q)).sum::<i32>()
+                    };
                     out.d = d.get().to_le_bytes();
                     out.s = s.get().to_le_bytes();
                     if $offset != 0 {
@@ -85,10 +89,13 @@ macro_rules! kernel {
             /// A group times the `T` activation rows from `start` on, which are prepared.
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
             fn multiply<const T: usize>(tile: &mut PanelTile<'_>, group: usize, start: usize) {
-                let weights = tile.weights[group * tile.group_bytes..][..tile.group_bytes].as_chunks::<{ size_of::<Bytes>() }>().0;
+                let weights = tile.weights[group * tile.group_bytes..][..tile.group_bytes]
+                    .as_chunks::<{ size_of::<Bytes>() }>()
+                    .0;
                 let count = weights.len();
                 let quants: [_; T] = std::array::from_fn(|t| {
-                    let row = &tile.activations[(start + t) * tile.activation_bytes..][..tile.activation_bytes];
+                    let row =
+                        &tile.activations[(start + t) * tile.activation_bytes..][..tile.activation_bytes];
                     &blocks::<$activation>(row)[..count]
                 });
                 let prepared: [_; T] = std::array::from_fn(|t| {
