@@ -19,6 +19,18 @@ pub struct WeightOptions {
     pub tl_config: TlConfig,
 }
 
+impl WeightOptions {
+    /// Tile sizes for the tensors of `gguf`: those given, then the file's own; presets come last.
+    ///
+    /// # Errors
+    /// Tile sizes in the metadata that cannot be read.
+    pub fn tiles_of(&self, gguf: &Gguf) -> Result<TlConfig> {
+        let own = gguf.opt_str(tl::CONFIG_KEY)?.map(TlConfig::parse).transpose();
+        let own = own.map_err(|why| gguf.bad_key(tl::CONFIG_KEY, format!("has {why}")))?;
+        Ok(self.tl_config.clone().or(own.unwrap_or_default()))
+    }
+}
+
 /// A packed matrix [rows, columns]; columns are contiguous.
 pub struct Matrix {
     pub name: String,
@@ -80,7 +92,7 @@ impl Matrix {
     pub(crate) fn set_panels(&mut self, panels: Panels) {
         self.panels = Some(panels);
         if let Data::File(gguf, range) = &self.data {
-            gguf.release(range.clone());
+            gguf.forget(&gguf.bytes()[range.clone()]);
         }
     }
 
@@ -179,9 +191,7 @@ impl<'a> Reader<'a> {
     /// Tile sizes in the metadata that cannot be read.
     pub(super) fn new(gguf: &'a Arc<Gguf>, options: &WeightOptions) -> Result<Self> {
         let unread = gguf.tensors().iter().map(|tensor| tensor.name.clone()).collect();
-        let own = gguf.opt_str(tl::CONFIG_KEY)?.map(TlConfig::parse).transpose();
-        let own = own.map_err(|why| gguf.bad_key(tl::CONFIG_KEY, format!("has {why}")))?;
-        let tl_config = options.tl_config.clone().or(own.unwrap_or_default());
+        let tl_config = options.tiles_of(gguf)?;
         Ok(Reader { gguf, layout: options.i2s_layout, tl_config, unread })
     }
 
@@ -258,7 +268,7 @@ impl<'a> Reader<'a> {
             if self.layout == I2sLayout::X86 {
                 i2s::validate(&view.bytes[..rows * row_bytes])
                     .map_err(|code| self.invalid(&view, code.into()))?;
-                self.gguf.release(start..start + rows * row_bytes);
+                self.gguf.forget(view.bytes);
             } else {
                 let mut bytes = quant::i2s_to_x86(view.bytes, self.layout, columns)
                     .map_err(|e| self.invalid(&view, e))?;
