@@ -7,8 +7,8 @@ use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
-use crate::kernels::MatmulKernel;
 use crate::kernels::select::KernelRequest;
+use crate::kernels::{MatmulKernel, SimdLevel};
 use crate::model::WeightOptions;
 use crate::quant::old_i2s::CodeMap;
 use crate::quant::tl::TlConfig;
@@ -132,13 +132,14 @@ pub fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
-/// A warning where a level was forced and some operation would run below it.
+/// A warning where a level was forced and some matrix has no SIMD kernel at all. Levels build on each other: what one has
+/// no version of its own of, a lower one does.
 fn substituted<'a>(
     request: KernelRequest,
     mut kernels: impl Iterator<Item = &'a MatmulKernel>,
 ) -> Option<String> {
     let KernelRequest::Level(level) = request else { return None };
-    let below = kernels.find(|kernel| kernel.level != level)?;
+    let below = kernels.find(|kernel| kernel.level != level && kernel.level == SimdLevel::Scalar)?;
     Some(format!(
         "kernel set '{request}' was forced, but it has no {}: {} runs instead",
         below.weight, below.id
@@ -148,7 +149,6 @@ fn substituted<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::SimdLevel;
 
     #[test]
     fn a_kernel_below_the_forced_set_is_told() {

@@ -6,6 +6,7 @@
 
 use crate::kernels::MatmulKernel;
 use crate::kernels::registry::MATMUL;
+use crate::quant::panels::AlignedBytes;
 use bitforge_schema::protocol::KernelCount;
 
 /// What one kernel did in one thread.
@@ -16,15 +17,21 @@ pub(super) struct Count {
     bytes: u64,
 }
 
-/// The counts of one thread, by number of the kernel. Padded, so that threads do not share a cache line.
-#[derive(Clone)]
+/// What one thread writes: its counts by number of the kernel, and memory for its kernels. Padded, so that threads do
+/// not share a cache line.
 #[repr(align(128))]
-pub(super) struct ThreadCounts(Vec<Count>);
+pub(super) struct ThreadState {
+    counts: Vec<Count>,
+    /// For kernels of repacked rows.
+    pub(super) scratch: AlignedBytes,
+    /// A tile of results [rows, activations].
+    pub(super) tile: Vec<f32>,
+}
 
-impl ThreadCounts {
+impl ThreadState {
     /// One call of `kernel` that wrote `rows` dot products over `bytes` of packed weights.
     pub(super) fn add(&mut self, kernel: usize, rows: u64, bytes: usize) {
-        let count = &mut self.0[kernel];
+        let count = &mut self.counts[kernel];
         count.calls += 1;
         count.rows += rows;
         count.bytes += bytes as u64;
@@ -33,7 +40,7 @@ impl ThreadCounts {
 
 /// The counts of an engine since the last [`Counters::reset`].
 pub(super) struct Counters {
-    pub(super) threads: Vec<ThreadCounts>,
+    pub(super) threads: Vec<ThreadState>,
     /// By number of the kernel: wall time of the regions it ran in, times threads.
     nanoseconds: Vec<u64>,
 }
@@ -44,22 +51,25 @@ fn kernels() -> impl Iterator<Item = &'static MatmulKernel> {
 
 /// The place of `kernel` in the registry.
 pub(super) fn number(kernel: &MatmulKernel) -> usize {
-    // Three small values name a kernel; this is asked for every product of every token.
-    let key = |kernel: &MatmulKernel| (kernel.weight, kernel.activation, kernel.level);
+    // Four small values name a kernel; this is asked for every product of every token.
+    let key = |kernel: &MatmulKernel| (kernel.weight, kernel.activation, kernel.level, kernel.layout());
     kernels().position(|known| key(known) == key(kernel)).expect("a kernel comes from the registry")
 }
 
 impl Counters {
-    pub(super) fn new(threads: usize) -> Self {
+    /// For `threads` threads, each with `scratch_bytes` for kernels and room for `tile` results.
+    pub(super) fn new(threads: usize, scratch_bytes: usize, tile: usize) -> Self {
         let kernels = kernels().count();
-        Counters {
-            threads: vec![ThreadCounts(vec![Count::default(); kernels]); threads],
-            nanoseconds: vec![0; kernels],
-        }
+        let state = |_| ThreadState {
+            counts: vec![Count::default(); kernels],
+            scratch: AlignedBytes::zeroed(scratch_bytes),
+            tile: vec![0.0; tile],
+        };
+        Counters { threads: (0..threads).map(state).collect(), nanoseconds: vec![0; kernels] }
     }
 
     pub(super) fn reset(&mut self) {
-        self.threads.iter_mut().for_each(|counts| counts.0.fill(Count::default()));
+        self.threads.iter_mut().for_each(|state| state.counts.fill(Count::default()));
         self.nanoseconds.fill(0);
     }
 
@@ -75,7 +85,7 @@ impl Counters {
     /// One entry per kernel that was called, in the registry's order.
     pub(super) fn read(&self) -> Vec<KernelCount> {
         let sum = |number: usize, of: fn(&Count) -> u64| {
-            self.threads.iter().map(|counts| of(&counts.0[number])).sum::<u64>()
+            self.threads.iter().map(|state| of(&state.counts[number])).sum::<u64>()
         };
         kernels()
             .enumerate()

@@ -53,9 +53,6 @@ impl Buffers {
         let (query, kv, ffn) = (config.query_dim(), config.kv_dim(), config.feed_forward);
         let widest = config.hidden.max(query).max(ffn);
         let f32s = |per_token: usize| vec![0f32; tokens * per_token];
-        let outputs = (query + 2 * kv).max(2 * ffn).max(config.hidden);
-        let side_by_side =
-            (tokens * outputs).max(if logits_rows > 1 { logits_rows * model.vocab_size() } else { 0 });
         Buffers {
             hidden: f32s(config.hidden),
             normed: f32s(widest),
@@ -67,7 +64,7 @@ impl Buffers {
             gate: f32s(ffn),
             up: f32s(ffn),
             projected: f32s(config.hidden),
-            scratch: Scratch::new(tokens, widest, side_by_side),
+            scratch: Scratch::new(tokens, widest),
             angles: f32s(config.rope_dim),
             attend: (0..threads).map(|_| attention::Scratch::new(cache)).collect(),
             logits: vec![0.0; logits_rows * model.vocab_size()],

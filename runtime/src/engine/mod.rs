@@ -14,6 +14,7 @@ pub mod kv_cache;
 #[cfg(test)]
 mod laws;
 pub mod pages;
+mod repack;
 mod rope;
 mod sequences;
 pub mod taps;
@@ -22,7 +23,7 @@ pub use batch::{Answer, Batch, Sequences, Want};
 
 use crate::gguf::{Gguf, Mapping};
 use crate::kernels::select::KernelRequest;
-use crate::kernels::{KernelSet, MatmulKernel};
+use crate::kernels::{KernelSet, MatmulKernel, Shape};
 use crate::model::{Matrix, Model, WeightOptions};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
@@ -35,6 +36,7 @@ use counters::Counters;
 use forward::{Buffers, Limits, Step};
 use kv_cache::{KvCache, KvShape, KvType};
 use pages::{PAGE, SequenceId};
+use repack::MOST_ROWS_PER_CHUNK;
 use rope::Rope;
 use sequences::nothing_to_evaluate;
 use std::path::Path;
@@ -102,10 +104,6 @@ impl Engine {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let kernels = KernelSet::select(options.kernels)?;
-        #[cfg_attr(
-            not(feature = "planted-bugs"),
-            expect(unused_mut, reason = "bugs are planted in the model")
-        )]
         let mut model = Model::load(Arc::clone(&gguf), &options.weights, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;
@@ -124,7 +122,7 @@ impl Engine {
             ty: options.kv,
         })?;
         let threads = if options.threads == 0 { available_threads() } else { options.threads };
-        let pool = ThreadPool::new(threads).map_err(|source| {
+        let mut pool = ThreadPool::new(threads).map_err(|source| {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
         let limits = Limits {
@@ -132,8 +130,10 @@ impl Engine {
             logits_rows: LOGITS_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
             threads: pool.threads(),
         };
+        repack::repack(&mut model, &kernels, options.activation_quant, &mut pool);
         let buffers = Buffers::new(&model, &cache, &limits);
-        let counters = Counters::new(pool.threads());
+        let tile = MOST_ROWS_PER_CHUNK * limits.tokens.max(limits.logits_rows);
+        let counters = Counters::new(pool.threads(), repack::scratch_bytes(&model), tile);
         Ok(Engine {
             rope: Rope::new(&model),
             model,
@@ -162,10 +162,10 @@ impl Engine {
         &self.kernels.selection
     }
 
-    /// The kernel that `matrix` is multiplied with.
+    /// The kernel that `matrix` is multiplied with when one token is decoded.
     pub fn kernel_for(&self, matrix: &Matrix) -> &'static MatmulKernel {
         let activation = ActivationType::for_weight(matrix.ty, self.activation_quant);
-        self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair")
+        compute::kernel(&self.kernels, matrix, activation, Shape::Decode)
     }
 
     pub fn activation_quant(&self) -> ActivationQuant {

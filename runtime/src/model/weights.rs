@@ -3,6 +3,7 @@
 use super::ModelConfig;
 use crate::gguf::{Gguf, Meaning, TensorInfo, TensorView};
 use crate::quant::old_i2s::{self, CodeMap, OldI2s};
+use crate::quant::panels::{AlignedBytes, Layout, Scales};
 use crate::quant::tl::{self, TlConfig};
 use crate::quant::{self, I2sError, I2sLayout, i2s};
 use crate::tensor::TensorType;
@@ -42,6 +43,27 @@ pub struct Matrix {
     /// Scale of the whole tensor (I2_S), else 1.
     pub tensor_scale: f32,
     data: Data,
+    panels: Option<Panels>,
+}
+
+/// The rows of a matrix in groups of sixteen (see [`crate::quant::panels`]).
+pub struct Panels {
+    pub layout: Layout,
+    pub group_bytes: usize,
+    pub bytes: AlignedBytes,
+    /// One per row, whole groups; empty where every row has `tensor_scale`.
+    pub row_scales: Vec<f32>,
+    pub tensor_scale: f32,
+}
+
+impl Panels {
+    /// The scales of groups `first..first + groups`.
+    pub fn scales(&self, first: usize, groups: usize) -> Scales<'_> {
+        match self.row_scales.as_chunks::<{ quant::panels::ROWS }>().0 {
+            [] => Scales::Tensor(self.tensor_scale),
+            scales => Scales::Rows(scales[first..first + groups].as_flattened()),
+        }
+    }
 }
 
 enum Data {
@@ -60,6 +82,31 @@ impl Matrix {
         match &self.data {
             Data::File { gguf, tensor, len } => &gguf.data(&gguf.tensors()[*tensor])[..*len],
             Data::Converted(bytes) => bytes,
+        }
+    }
+
+    /// The repacked rows, where there are any.
+    pub fn panels(&self) -> Option<&Panels> {
+        self.panels.as_ref()
+    }
+
+    /// Bytes that a product goes through.
+    pub fn bytes_in_use(&self) -> usize {
+        self.panels.as_ref().map_or(self.rows * self.row_bytes, |panels| panels.bytes.len())
+    }
+
+    /// Takes repacked rows; pages of the file that held the rows are given back.
+    pub(crate) fn set_panels(&mut self, panels: Panels) {
+        self.panels = Some(panels);
+        if let Data::File { gguf, tensor, .. } = &self.data {
+            gguf.forget(gguf.data(&gguf.tensors()[*tensor]));
+        }
+    }
+
+    /// Frees a converted copy of the rows, which nothing reads once they are repacked.
+    pub(crate) fn drop_converted(&mut self) {
+        if let (Data::Converted(bytes), Some(_)) = (&mut self.data, &self.panels) {
+            *bytes = Vec::new();
         }
     }
 
@@ -104,6 +151,10 @@ impl Layer {
     /// The seven matrices, in the order of evaluation.
     pub fn linears(&self) -> [&Linear; 7] {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    pub(crate) fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
     }
 
     pub(super) fn read(reader: &mut Reader<'_>, config: &ModelConfig, index: usize) -> Result<Self> {
@@ -221,6 +272,7 @@ impl<'a> Reader<'a> {
             if self.layout == I2sLayout::X86 {
                 i2s::validate(&view.bytes[..rows * row_bytes])
                     .map_err(|code| self.invalid(&view, code.into()))?;
+                self.gguf.forget(view.bytes);
             } else {
                 let mut bytes = quant::i2s_to_x86(view.bytes, self.layout, columns)
                     .map_err(|e| self.invalid(&view, e))?;
@@ -228,7 +280,7 @@ impl<'a> Reader<'a> {
                 data = Data::Converted(bytes);
             }
         }
-        Ok(Matrix { name: name.to_owned(), ty, rows, columns, row_bytes, tensor_scale, data })
+        Ok(Matrix { name: name.to_owned(), ty, rows, columns, row_bytes, tensor_scale, data, panels: None })
     }
 
     /// A tiled tensor as the same codes and scale in rows: I2_S, or Q2_0 with blocks of scale 1 where rows are no whole
@@ -262,6 +314,7 @@ impl<'a> Reader<'a> {
             row_bytes: bytes.len() / rows,
             tensor_scale: self.tensor_scale(view)?,
             data: Data::Converted(bytes),
+            panels: None,
         })
     }
 
@@ -285,7 +338,16 @@ impl<'a> Reader<'a> {
                 .bad_tensor(&info.name, format!("has a code in byte {byte} that --code-map gives no value"))
         })?;
         let (name, row_bytes) = (info.name.clone(), bytes.len() / rows);
-        Ok(Matrix { name, ty, rows, columns, row_bytes, tensor_scale: 1.0, data: Data::Converted(bytes) })
+        Ok(Matrix {
+            name,
+            ty,
+            rows,
+            columns,
+            row_bytes,
+            tensor_scale: 1.0,
+            data: Data::Converted(bytes),
+            panels: None,
+        })
     }
 
     /// The scale in the trailer.

@@ -14,6 +14,7 @@ pub(crate) mod goldens;
 pub mod i2s;
 mod k_search;
 pub mod old_i2s;
+pub mod panels;
 mod ternary;
 pub mod tl;
 
