@@ -3,7 +3,7 @@
 //! In: rows of f32. Out: rows of f32. Packed activations and side-by-side results live in [`Scratch`].
 
 use super::counters::{Counters, ThreadCounts, number};
-use crate::kernels::{KernelSet, Tile};
+use crate::kernels::{KernelSet, MatmulKernel, Tile};
 use crate::model::{Linear, Matrix};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::tensor::TensorType;
@@ -78,6 +78,24 @@ impl Compute<'_> {
                 self.multiply(scratch, x, m, activation(matrix.ty), [(matrix, out)]);
             }
         }
+    }
+
+    /// `x` [m, columns of `matrix`] packed as `matrix` wants it, and the kernel that takes it so.
+    pub(super) fn pack<'s>(
+        &mut self,
+        scratch: &'s mut Scratch,
+        x: &[f32],
+        matrix: &Matrix,
+    ) -> (&'static MatmulKernel, &'s [u8]) {
+        let activation = ActivationType::for_weight(matrix.ty, self.mode);
+        let bytes = activation.row_bytes(matrix.columns);
+        let packed = &mut scratch.packed[..x.len() / matrix.columns * bytes];
+        let pack = self.kernels.quantize(activation).run;
+        self.pool.for_each_chunk(packed, bytes, |row, packed| {
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { pack(&x[row * matrix.columns..][..matrix.columns], packed) }
+        });
+        (self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair"), packed)
     }
 
     fn multiply<const N: usize>(

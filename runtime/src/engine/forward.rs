@@ -4,8 +4,9 @@
 //! cache, logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
 
 use super::attention::{self, Attention, Place};
-use super::batch::Row;
+use super::batch::{Answer, Best, Row};
 use super::compute::{Compute, Scratch};
+use super::head::CompactHead;
 use super::kv_cache::KvCache;
 use super::pages::SequenceId;
 use super::rope::Rope;
@@ -325,6 +326,32 @@ impl<'a> Step<'a> {
             [(self.model.head(), &mut *logits)],
         );
         logits
+    }
+
+    /// What the rows `rows` of the last pass want, by a compact copy of the head where it has an answer: calls
+    /// `answer(number of the row among rows, answer)`, in order.
+    pub(super) fn best(
+        mut self,
+        compact: &mut CompactHead,
+        rows: &[usize],
+        wants: &[Best],
+        answer: &mut dyn FnMut(usize, Answer<'_>),
+    ) {
+        self.norm_rows(rows);
+        let (matrix, n, b) = (self.model.head(), self.model.config.hidden, &mut *self.buffers);
+        let (kernel, packed) = self.compute.pack(&mut b.scratch, &b.normed[..rows.len() * n], matrix);
+        let read = compact.search(&mut self.compute, matrix, kernel, packed, wants);
+        self.compute.counters.add_search(compact.kernel(), kernel, &read, matrix.row_bytes);
+        for row in 0..rows.len() {
+            match compact.found(row) {
+                Some(candidates) => answer(row, Answer::Best(candidates)),
+                None => {
+                    let (x, logits) = (&b.normed[row * n..][..n], &mut b.logits[..matrix.rows]);
+                    self.compute.project_matrices(&mut b.scratch, x, 1, [(matrix, &mut *logits)]);
+                    answer(row, Answer::Logits(logits));
+                }
+            }
+        }
     }
 
     /// normed = final norm of the given rows of the last pass.

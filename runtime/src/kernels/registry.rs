@@ -2,6 +2,7 @@
 //!
 //! Adding a kernel is one file under `arch/` and one row here.
 
+use super::head::HeadKernel;
 use super::ops::Ops;
 use super::{Tile, arch};
 use crate::quant::activation::ActivationType;
@@ -92,4 +93,11 @@ pub const OPS: &[Ops] = &[
     arch::all::ops::OPS,
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::ops::OPS,
+];
+
+/// Every instance of the functions of the compact output head.
+pub const HEAD: &[HeadKernel] = &[
+    arch::all::head::HEAD,
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::head::HEAD,
 ];

@@ -1,8 +1,9 @@
 //! Choosing kernels: a request and a probe of the CPU in, a printable [`KernelSet`] out.
 
 use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
+use super::head::HeadKernel;
 use super::ops::Ops;
-use super::registry::{MATMUL, MatmulKernel, OPS, SimdLevel};
+use super::registry::{HEAD, MATMUL, MatmulKernel, OPS, SimdLevel};
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
 use crate::{Error, Result};
@@ -43,6 +44,7 @@ impl std::fmt::Display for KernelRequest {
 pub struct KernelSet {
     pub level: SimdLevel,
     pub ops: Ops,
+    pub head: HeadKernel,
     pub selection: Selection,
 }
 
@@ -78,6 +80,7 @@ impl KernelSet {
             }
         };
         let ops = *best_of(OPS.iter(), level, |ops| ops.level).expect("the scalar level has every operation");
+        let head = *best_of(HEAD.iter(), level, |head| head.level).expect("the scalar level has it");
         let selection = Selection {
             requested: request.to_string(),
             compiled: names(&compiled),
@@ -85,7 +88,7 @@ impl KernelSet {
             selected: level.name().to_owned(),
             reason,
         };
-        Ok(KernelSet { level, ops, selection })
+        Ok(KernelSet { level, ops, head, selection })
     }
 
     /// Why the candidate of `level` for an operation is taken or not, where the one of `chosen` is taken.

@@ -1,5 +1,6 @@
 //! AVX2 kernels (with FMA and F16C), checked against [`super::all`] bit for bit.
 
+pub mod head;
 mod matmul;
 mod matmul_float;
 mod matmul_k;
