@@ -27,6 +27,8 @@ struct Operation {
     operation: String,
     weight: Option<String>,
     activation: Option<String>,
+    #[serde(default)]
+    shapes: Vec<String>,
     candidates: Vec<Candidate>,
 }
 
@@ -61,12 +63,17 @@ fn render(listing: &Listing) -> String {
             .candidates
             .iter()
             .filter(|candidate| !candidate.selected)
-            .map(|candidate| format!("{}: {}", candidate.level, candidate.reason))
+            .map(|candidate| format!("{}: {}", candidate.id, candidate.reason))
             .collect();
-        let what =
-            format!("{} {} {}", operation.operation, part(&operation.weight), part(&operation.activation));
+        let shapes = operation.shapes.join(", ");
+        let what = format!(
+            "{} {} {} {shapes}",
+            operation.operation,
+            part(&operation.weight),
+            part(&operation.activation)
+        );
         [
-            what.trim_end().to_string(),
+            what.split_whitespace().collect::<Vec<_>>().join(" "),
             selected.map_or("none".to_string(), |candidate| candidate.id.clone()),
             others.join("; "),
         ]

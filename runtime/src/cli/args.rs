@@ -1,6 +1,7 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
 use crate::chat::ChatMode;
+use crate::engine::head::HeadMode;
 use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
 use crate::quant::activation::ActivationQuant;
@@ -107,6 +108,26 @@ pub struct EngineArgs {
     /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub kv: KvArg,
+    /// How the best tokens are found: from all rows of the output head, or, with the same result, from a compact copy
+    /// that leaves few rows to read
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub head: HeadArg,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum HeadArg {
+    Full,
+    #[default]
+    TwoStage,
+}
+
+impl From<HeadArg> for HeadMode {
+    fn from(arg: HeadArg) -> Self {
+        match arg {
+            HeadArg::Full => HeadMode::Full,
+            HeadArg::TwoStage => HeadMode::TwoStage,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -206,10 +206,23 @@ pub struct KernelsOutput {
     pub selection_line: String,
     /// The matrix kernels of this build.
     pub kernels: Vec<KernelRow>,
+    /// The levels of this build: what they need, and whether this CPU runs them.
+    pub capabilities: Vec<CapabilitiesRow>,
     /// Every operation with all its candidates.
     pub operations: Vec<OperationRow>,
     /// Every id that a count of a receipt may have.
     pub kernel_ids: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+pub struct CapabilitiesRow {
+    pub level: &'static str,
+    /// CPU features by the names of `/proc/cpuinfo`.
+    pub features: &'static [&'static str],
+    pub register_bytes: usize,
+    pub int8_instruction: &'static str,
+    pub compiled: bool,
+    pub available: bool,
 }
 
 #[derive(Serialize)]
@@ -220,6 +233,9 @@ pub struct OperationRow {
     pub weight: Option<&'static str>,
     /// Of a `matmul` and of `quantize`.
     pub activation: Option<String>,
+    /// Of a `matmul`: by the number of activation rows, `decode` 1, `batch` 2 to 15, `prefill` 16 and more. Shapes that
+    /// choose the same are one entry.
+    pub shapes: Vec<&'static str>,
     /// Scalar first.
     pub candidates: Vec<CandidateRow>,
 }
@@ -267,6 +283,8 @@ pub struct KernelRow {
     pub level: &'static str,
     /// Whether this CPU runs it: a probe at run time.
     pub available: bool,
-    /// Whether a model with such weights would use it.
+    /// Of the repacked rows that it takes; `null` for rows as they lie in the file.
+    pub layout: Option<&'static str>,
+    /// Whether a model with such weights would use it for some shape.
     pub selected: bool,
 }

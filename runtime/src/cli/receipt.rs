@@ -124,7 +124,7 @@ fn environment(
 fn matrices(model: &Model) -> Vec<MatrixFacts> {
     let mut all: Vec<MatrixFacts> = Vec::new();
     let mut add = |role: MatrixRole, matrix: &Matrix| {
-        let (rows, bytes) = (matrix.rows as u64, matrix.bytes().len() as u64);
+        let (rows, bytes) = (matrix.rows as u64, matrix.bytes_in_use() as u64);
         match all.iter_mut().find(|facts| facts.role == role && facts.weight_type == matrix.ty.name()) {
             Some(facts) => (facts.rows, facts.bytes) = (facts.rows + rows, facts.bytes + bytes),
             None => all.push(MatrixFacts { role, weight_type: matrix.ty.name().into(), rows, bytes }),

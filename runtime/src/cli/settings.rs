@@ -7,7 +7,7 @@ use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
-use crate::kernels::MatmulKernel;
+use crate::kernels::{MatmulKernel, SimdLevel};
 use crate::kernels::select::KernelRequest;
 use crate::quant::I2sLayout;
 use crate::{Error, Result};
@@ -31,6 +31,7 @@ pub fn load<T>(
         context,
         sequences: 1,
         kv: args.kv.into(),
+        head: args.head.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
         i2s_layout: match args.i2s_layout {
@@ -96,13 +97,14 @@ pub fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
-/// A warning where a level was forced and some operation would run below it.
+/// A warning where a level was forced and some matrix has no SIMD kernel at all. Levels build on each other: what one has
+/// no version of its own of, a lower one does.
 fn substituted<'a>(
     request: KernelRequest,
     mut kernels: impl Iterator<Item = &'a MatmulKernel>,
 ) -> Option<String> {
     let KernelRequest::Level(level) = request else { return None };
-    let below = kernels.find(|kernel| kernel.level != level)?;
+    let below = kernels.find(|kernel| kernel.level != level && kernel.level == SimdLevel::Scalar)?;
     Some(format!(
         "kernel set '{request}' was forced, but it has no {}: {} runs instead",
         below.weight, below.id
@@ -112,7 +114,6 @@ fn substituted<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::SimdLevel;
 
     #[test]
     fn a_kernel_below_the_forced_set_is_told() {

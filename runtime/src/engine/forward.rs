@@ -4,7 +4,7 @@
 //! cache, logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
 
 use super::attention::{self, Attention, Place};
-use super::batch::{Answer, Best, Row};
+use super::batch::{Best, Row};
 use super::compute::{Compute, Scratch};
 use super::head::CompactHead;
 use super::kv_cache::KvCache;
@@ -17,6 +17,7 @@ use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::{Error, Result};
 use bitforge_schema::protocol::TapPoint;
 use std::path::Path;
+use std::time::Instant;
 
 /// Scratch memory of a forward pass. Sizes in elements; T is the largest number of tokens.
 pub(super) struct Buffers {
@@ -54,9 +55,6 @@ impl Buffers {
         let (query, kv, ffn) = (config.query_dim(), config.kv_dim(), config.feed_forward);
         let widest = config.hidden.max(query).max(ffn);
         let f32s = |per_token: usize| vec![0f32; tokens * per_token];
-        let outputs = (query + 2 * kv).max(2 * ffn).max(config.hidden);
-        let side_by_side =
-            (tokens * outputs).max(if logits_rows > 1 { logits_rows * model.vocab_size() } else { 0 });
         Buffers {
             hidden: f32s(config.hidden),
             normed: f32s(widest),
@@ -68,7 +66,7 @@ impl Buffers {
             gate: f32s(ffn),
             up: f32s(ffn),
             projected: f32s(config.hidden),
-            scratch: Scratch::new(tokens, widest, side_by_side),
+            scratch: Scratch::new(tokens, widest),
             angles: f32s(config.rope_dim),
             attend: (0..threads).map(|_| attention::Scratch::new(cache)).collect(),
             logits: vec![0.0; logits_rows * model.vocab_size()],
@@ -328,30 +326,16 @@ impl<'a> Step<'a> {
         logits
     }
 
-    /// What the rows `rows` of the last pass want, by a compact copy of the head where it has an answer: calls
-    /// `answer(number of the row among rows, answer)`, in order.
-    pub(super) fn best(
-        mut self,
-        compact: &mut CompactHead,
-        rows: &[usize],
-        wants: &[Best],
-        answer: &mut dyn FnMut(usize, Answer<'_>),
-    ) {
+    /// Searches the head for what the rows `rows` of the last pass want; see [`CompactHead::found`].
+    pub(super) fn search(mut self, compact: &mut CompactHead, rows: &[usize], wants: &[Best]) {
         self.norm_rows(rows);
-        let (matrix, n, b) = (self.model.head(), self.model.config.hidden, &mut *self.buffers);
-        let (kernel, packed) = self.compute.pack(&mut b.scratch, &b.normed[..rows.len() * n], matrix);
-        let read = compact.search(&mut self.compute, matrix, kernel, packed, wants);
-        self.compute.counters.add_search(compact.kernel(), kernel, &read, matrix.row_bytes);
-        for row in 0..rows.len() {
-            match compact.found(row) {
-                Some(candidates) => answer(row, Answer::Best(candidates)),
-                None => {
-                    let (x, logits) = (&b.normed[row * n..][..n], &mut b.logits[..matrix.rows]);
-                    self.compute.project_matrices(&mut b.scratch, x, 1, [(matrix, &mut *logits)]);
-                    answer(row, Answer::Logits(logits));
-                }
-            }
-        }
+        let (matrix, b) = (self.model.head(), &mut *self.buffers);
+        let normed = &b.normed[..rows.len() * self.model.config.hidden];
+        let (kernel, packed) = self.compute.pack(&mut b.scratch, normed, matrix);
+        let started = Instant::now();
+        let read = compact.search(self.compute.pool, matrix, kernel, packed, wants);
+        let wall_ns = started.elapsed().as_nanos() as u64;
+        self.compute.counters.add_search(wall_ns, compact.kernel(), read, (kernel, matrix.row_bytes));
     }
 
     /// normed = final norm of the given rows of the last pass.

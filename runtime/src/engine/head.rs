@@ -12,11 +12,11 @@
 //! distribution; the full head answers that.
 
 use super::batch::{Best, Candidate, Rule};
-use super::compute::Compute;
 use crate::kernels::head::{BLOCK, Coarse, GROUP, HeadKernel, Pack, QUERIES, Query, Shape};
 use crate::kernels::{MatmulKernel, Tile};
 use crate::model::Matrix;
 use crate::quant::activation::ActivationType;
+use crate::quant::panels::AlignedBytes;
 use crate::tensor::TensorType;
 use crate::threads::ThreadPool;
 use half::{bf16, f16};
@@ -30,12 +30,31 @@ const CHUNK_ROWS: usize = CHUNK_GROUPS * GROUP;
 /// Where more than one row in so many is left, the full head is read instead.
 const FULL_FROM: usize = 4;
 
+/// How the output head is computed where only the best candidates are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadMode {
+    /// Every row of the head.
+    Full,
+    /// By a compact copy, with the same result; heads that are compact as they are are computed in full.
+    #[default]
+    TwoStage,
+}
+
+impl HeadMode {
+    pub const fn name(self) -> &'static str {
+        match self {
+            HeadMode::Full => "full",
+            HeadMode::TwoStage => "two-stage",
+        }
+    }
+}
+
 /// The compact copy of a head, and the memory of a search.
 pub(super) struct CompactHead {
     shape: Shape,
     rows: usize,
-    coarse: Vec<u8>,
-    fine: Vec<u8>,
+    coarse: AlignedBytes,
+    fine: AlignedBytes,
     scales: Vec<f32>,
     kernel: HeadKernel,
     /// Bounds in spreads, by plane.
@@ -79,6 +98,15 @@ pub(super) struct Read {
     pub exact: u64,
 }
 
+impl Read {
+    pub(super) fn add(&mut self, more: Read) {
+        self.rows += more.rows;
+        self.bytes += more.bytes;
+        self.refined += more.refined;
+        self.exact += more.exact;
+    }
+}
+
 impl CompactHead {
     /// Whether a compact copy is smaller than `matrix`.
     pub(super) fn fits(matrix: &Matrix) -> bool {
@@ -89,8 +117,8 @@ impl CompactHead {
     pub(super) fn new(matrix: &Matrix, kernel: HeadKernel, pool: &mut ThreadPool) -> Self {
         let shape = Shape { columns: matrix.columns };
         let groups = matrix.rows.div_ceil(GROUP);
-        let mut coarse = vec![0; groups * shape.coarse_bytes()];
-        let mut fine = vec![0; groups * GROUP * shape.fine_bytes()];
+        let mut coarse = AlignedBytes::zeroed(groups * shape.coarse_bytes());
+        let mut fine = AlignedBytes::zeroed(groups * GROUP * shape.fine_bytes());
         let mut scales = vec![0.0; groups * GROUP];
         let mut parts: Vec<_> = coarse
             .chunks_mut(shape.coarse_bytes())
@@ -118,6 +146,7 @@ impl CompactHead {
                 // SAFETY: the kernel set was selected for this CPU.
                 unsafe { (kernel.pack)(&mut Pack { rows, shape, first, coarse, fine, scales }) };
                 // NaN makes every comparison with a cutoff fail: such a row is always computed.
+                matrix.release_rows(first..first + count);
                 scales.iter_mut().zip(unbounded).filter(|(_, is)| *is).for_each(|(scale, _)| *scale = f32::NAN);
             }
         });
@@ -154,7 +183,7 @@ impl CompactHead {
     /// Searches for up to [`QUERIES`] rows of `activations`, packed as `kernel` takes them; see [`Self::found`].
     pub(super) fn search(
         &mut self,
-        compute: &mut Compute<'_>,
+        pool: &mut ThreadPool,
         matrix: &Matrix,
         kernel: &MatmulKernel,
         activations: &[u8],
@@ -172,12 +201,12 @@ impl CompactHead {
                 && kept(wants[q].rule) * FULL_FROM <= self.rows;
             self.queries[q].set(x);
         }
-        self.score(compute.pool, wants);
+        self.score(pool, wants);
         self.cut(wants, &usable);
-        self.refine(compute.pool, wants, &usable);
+        self.refine(pool, wants, &usable);
         let refined = self.survivors.len();
         self.narrow(wants, &mut usable);
-        self.compute_exactly(compute, matrix, kernel, activations);
+        self.compute_exactly(pool, matrix, kernel, activations);
         Read {
             rows: (self.rows * wants.len()) as u64,
             bytes: (self.coarse.len() + refined * self.shape.fine_bytes()) as u64,
@@ -293,14 +322,14 @@ impl CompactHead {
     /// Computes the logits in `exact` with the head's own rows and kernel.
     fn compute_exactly(
         &mut self,
-        compute: &mut Compute<'_>,
+        pool: &mut ThreadPool,
         matrix: &Matrix,
         kernel: &MatmulKernel,
         activations: &[u8],
     ) {
         let (weights, row_bytes) = (matrix.bytes(), matrix.row_bytes);
         let activation_bytes = kernel.activation.row_bytes(matrix.columns);
-        compute.pool.for_each_chunk(&mut self.exact, 4, |_, rows| {
+        pool.for_each_chunk(&mut self.exact, 4, |_, rows| {
             for (query, candidate) in rows {
                 let mut tile = Tile {
                     k: matrix.columns,

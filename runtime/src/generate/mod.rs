@@ -10,7 +10,7 @@ mod vocabulary;
 pub use stop::{FinishReason, StopMachine, StopRules, TokenClass};
 pub use vocabulary::load_tokenizer;
 
-use crate::engine::Engine;
+use crate::engine::{Answer, Engine};
 use crate::sampling::Sampler;
 use crate::tokenizer::{ControlTokens, TextPosition, Tokenizer};
 use crate::{Error, Result};
@@ -84,22 +84,23 @@ pub fn generate(
     request.prompt.iter().for_each(|token| sampler.accept(*token));
 
     let started = Instant::now();
-    let prompt_logits = engine.prefill(request.prompt);
+    let want = sampler.want();
+    let prompt_answer = engine.prefill_for(request.prompt, want);
     timings.prompt = started.elapsed();
     let mut finish = machine.before_first();
-    let mut logits = match prompt_logits {
+    let mut answer = match prompt_answer {
         Err(Error::Interrupted) => {
             finish = Some(FinishReason::Interrupted);
-            &[]
+            Answer::Best(&[])
         }
-        logits => logits?,
+        answer => answer?,
     };
     let finish = loop {
         if let Some(reason) = finish {
             break reason;
         }
         let started = Instant::now();
-        let token = sampler.sample(logits)?;
+        let token = sampler.choose(answer)?;
         sampler.accept(token);
         tokens.push(token);
         let class = match request.at_end_of_sequence {
@@ -124,9 +125,9 @@ pub fn generate(
             };
             engine.shift_context(keep, (engine.context() - keep).div_ceil(2))?;
         }
-        logits = match engine.decode(token) {
+        answer = match engine.prefill_for(&[token], want) {
             Err(Error::Interrupted) => break FinishReason::Interrupted,
-            logits => logits?,
+            answer => answer?,
         };
         timings.decode += started.elapsed();
         timings.decoded += 1;

@@ -152,6 +152,11 @@ impl Gguf {
         self.storage.bytes()
     }
 
+    /// Says that the bytes of `range` are not needed for a while: a mapped file gives their memory back.
+    pub fn release(&self, range: std::ops::Range<usize>) {
+        self.storage.release(range);
+    }
+
     /// All tensor infos in file order, of every type.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.header.tensors

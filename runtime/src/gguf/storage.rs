@@ -76,6 +76,20 @@ impl Storage {
         Storage::Read(buffer)
     }
 
+    /// Takes the pages of `range` out of this process; they come back from the system's cache when they are read again.
+    pub(super) fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = self {
+            // SAFETY: the mapping is read-only, so that no page has contents that the file does not have.
+            let advised =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            // Advice that is not taken costs memory and changes nothing else.
+            let _ = advised;
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Storage::Mapped(map) => map,

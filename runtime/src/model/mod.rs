@@ -7,7 +7,7 @@ pub mod config;
 mod weights;
 
 pub use config::{Architecture, HiddenActivation, ModelConfig, RopePairing};
-pub use weights::{Layer, Linear, Matrix};
+pub use weights::{Layer, Linear, Matrix, Panels};
 
 use crate::gguf::Gguf;
 use crate::quant::I2sLayout;
@@ -73,6 +73,13 @@ impl Model {
     /// Every matrix that a token is multiplied with, the head last.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         self.layers.iter().flat_map(Layer::linears).map(|linear| &linear.matrix).chain([self.head()])
+    }
+
+    /// As [`Self::matrices`], for writing.
+    pub(crate) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        let head = self.output.as_mut().unwrap_or(&mut self.embedding);
+        let linears = self.layers.iter_mut().flat_map(Layer::linears_mut);
+        linears.map(|linear| &mut linear.matrix).chain([head])
     }
 
     /// The matrix that turns the last hidden state into logits.

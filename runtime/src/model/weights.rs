@@ -2,6 +2,7 @@
 
 use super::ModelConfig;
 use crate::gguf::{Gguf, TensorView};
+use crate::quant::panels::{AlignedBytes, Layout, Scales};
 use crate::quant::{self, I2sError, I2sLayout, i2s};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
@@ -19,6 +20,27 @@ pub struct Matrix {
     /// Scale of the whole tensor (I2_S), else 1.
     pub tensor_scale: f32,
     data: Data,
+    panels: Option<Panels>,
+}
+
+/// The rows of a matrix in groups of sixteen (see [`crate::quant::panels`]).
+pub struct Panels {
+    pub layout: Layout,
+    pub group_bytes: usize,
+    pub bytes: AlignedBytes,
+    /// One per row, whole groups; empty where every row has `tensor_scale`.
+    pub row_scales: Vec<f32>,
+    pub tensor_scale: f32,
+}
+
+impl Panels {
+    /// The scales of groups `first..first + groups`.
+    pub fn scales(&self, first: usize, groups: usize) -> Scales<'_> {
+        match self.row_scales.as_chunks::<{ quant::panels::ROWS }>().0 {
+            [] => Scales::Tensor(self.tensor_scale),
+            scales => Scales::Rows(scales[first..first + groups].as_flattened()),
+        }
+    }
 }
 
 enum Data {
@@ -32,6 +54,40 @@ impl Matrix {
         match &self.data {
             Data::File(gguf, range) => &gguf.bytes()[range.clone()],
             Data::Converted(bytes) => bytes,
+        }
+    }
+
+    /// A matrix of rows packed elsewhere.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(name: &str, ty: TensorType, rows: usize, columns: usize, bytes: Vec<u8>) -> Self {
+        let row_bytes = ty.row_bytes(columns as u64).expect("whole blocks") as usize;
+        assert_eq!(bytes.len(), rows * row_bytes);
+        let (name, data) = (name.to_owned(), Data::Converted(bytes));
+        Matrix { name, ty, rows, columns, row_bytes, tensor_scale: 1.0, data, panels: None }
+    }
+
+    /// The repacked rows, where there are any.
+    pub fn panels(&self) -> Option<&Panels> {
+        self.panels.as_ref()
+    }
+
+    /// Bytes that a product goes through.
+    pub fn bytes_in_use(&self) -> usize {
+        self.panels.as_ref().map_or(self.rows * self.row_bytes, |panels| panels.bytes.len())
+    }
+
+    /// Takes repacked rows; pages of the file that held the rows are given back.
+    pub(crate) fn set_panels(&mut self, panels: Panels) {
+        self.panels = Some(panels);
+        if let Data::File(gguf, range) = &self.data {
+            gguf.release(range.clone());
+        }
+    }
+
+    /// Takes the pages of rows that will seldom be read out of memory; they come back when they are.
+    pub(crate) fn release_rows(&self, rows: Range<usize>) {
+        if let Data::File(gguf, range) = &self.data {
+            gguf.release(range.start + rows.start * self.row_bytes..range.start + rows.end * self.row_bytes);
         }
     }
 
@@ -76,6 +132,10 @@ impl Layer {
     /// The seven matrices, in the order of evaluation.
     pub fn linears(&self) -> [&Linear; 7] {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
     }
 
     pub(super) fn read(reader: &mut Reader<'_>, config: &ModelConfig, index: usize) -> Result<Self> {
@@ -192,6 +252,7 @@ impl<'a> Reader<'a> {
             if self.layout == I2sLayout::X86 {
                 i2s::validate(&view.bytes[..rows * row_bytes])
                     .map_err(|code| self.invalid(&view, code.into()))?;
+                self.gguf.release(start..start + rows * row_bytes);
             } else {
                 let mut bytes = quant::i2s_to_x86(view.bytes, self.layout, columns)
                     .map_err(|e| self.invalid(&view, e))?;
@@ -199,7 +260,7 @@ impl<'a> Reader<'a> {
                 data = Data::Converted(bytes);
             }
         }
-        Ok(Matrix { name: name.to_owned(), ty, rows, columns, row_bytes, tensor_scale, data })
+        Ok(Matrix { name: name.to_owned(), ty, rows, columns, row_bytes, tensor_scale, data, panels: None })
     }
 
     fn invalid(&self, view: &TensorView<'_>, error: I2sError) -> Error {

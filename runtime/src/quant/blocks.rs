@@ -43,6 +43,12 @@ impl F16 {
         f16::from_le_bytes(self.0).to_f32()
     }
 
+    /// Of either sign.
+    #[inline]
+    pub fn is_zero(self) -> bool {
+        u16::from_le_bytes(self.0) & 0x7fff == 0
+    }
+
     /// Rounds to nearest, ties to even.
     #[inline]
     pub fn new(value: f32) -> Self {
@@ -149,7 +155,7 @@ byte_blocks! {
     F16 = 2, BlockQ4_0 = 18, BlockQ4_1 = 20, BlockQ8_0 = 34, BlockQ8_1 = 36, BlockQ4K = 144,
     BlockQ6K = 210, BlockTQ1_0 = 54, BlockTQ2_0 = 66, BlockQ8K = 292, BlockI2S = 32,
     [BlockI2S; 2] = 64, [i8; 32] = 32, [i8; 128] = 128, [i8; 256] = 256,
-    [u8; 2] = 2, [u8; 4] = 4, [u8; 16] = 16, [u8; 32] = 32, [i8; 16] = 16,
+    [u8; 2] = 2, [u8; 4] = 4, [u8; 16] = 16, [u8; 32] = 32, [u8; 64] = 64, [i8; 16] = 16,
     [[u8; 2]; 16] = 32, [[u8; 16]; 4] = 64, [[u8; 32]; 4] = 128,
 }
 

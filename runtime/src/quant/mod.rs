@@ -13,6 +13,7 @@ mod encode;
 pub(crate) mod goldens;
 pub mod i2s;
 mod k_search;
+pub mod panels;
 mod ternary;
 
 pub use decode::dequantize_row;

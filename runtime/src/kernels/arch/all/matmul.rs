@@ -168,27 +168,33 @@ fn ternary_q8_k<'a>(blocks: impl Iterator<Item = ([i8; 256], f32, &'a BlockQ8K)>
 
 pub(super) fn tq1_0_i8(tile: &mut Tile<'_>) {
     tile.for_each_pair(|row, activation| {
-        ternary_i8(blocks::<BlockTQ1_0>(row).iter().map(|w| (tq1_codes(w), w.d.get())), activation)
+        ternary_i8(blocks::<BlockTQ1_0>(row).iter().map(|w| (tq1_codes(w), w.d)), activation)
     });
 }
 
 pub(super) fn tq2_0_i8(tile: &mut Tile<'_>) {
     tile.for_each_pair(|row, activation| {
-        ternary_i8(blocks::<BlockTQ2_0>(row).iter().map(|w| (tq2_codes(w), w.d.get())), activation)
+        ternary_i8(blocks::<BlockTQ2_0>(row).iter().map(|w| (tq2_codes(w), w.d)), activation)
     });
 }
 
-/// Lanes over blocks of (codes, scale), divided by the token's scale.
-fn ternary_i8(weights: impl ExactSizeIterator<Item = ([i8; 256], f32)>, activation: &[u8]) -> f32 {
+/// One integer sum for every run of blocks of one scale, divided by the token's scale, times the run's; the first run's
+/// value, and the others added in order. Blocks of scale 0 count for nothing. A row of one scale thus gives the bits
+/// that I2_S gives.
+fn ternary_i8(weights: impl ExactSizeIterator<Item = ([i8; 256], F16)>, activation: &[u8]) -> f32 {
     let (token_scale, _, quants) = i8_token_parts(activation);
     let quants = blocks::<[i8; 256]>(quants);
     assert_eq!(weights.len(), quants.len());
-    let mut acc = Lanes::default();
-    for ((codes, scale), q) in weights.zip(quants) {
-        let term = |e: usize| i32::from(codes[e]) * i32::from(q[e]);
-        acc.add(scale, lanes_of(|e| (0..8).map(|g| term(32 * g + e)).sum()));
+    let mut runs: Vec<(F16, i32)> = Vec::new();
+    for ((codes, scale), q) in weights.zip(quants).filter(|((_, scale), _)| !scale.is_zero()) {
+        let dot: i32 = codes.iter().zip(q).map(|(code, q)| i32::from(*code) * i32::from(*q)).sum();
+        match runs.last_mut() {
+            Some((last, sum)) if *last == scale => *sum += dot,
+            _ => runs.push((scale, dot)),
+        }
     }
-    acc.sum() / token_scale
+    let values = runs.into_iter().map(|(scale, sum)| sum as f32 / token_scale * scale.get());
+    values.reduce(|sum, value| sum + value).unwrap_or(0.0)
 }
 
 /// One integer sum for the whole row, divided by the token's scale, times the tensor's, as in bitnet.cpp.

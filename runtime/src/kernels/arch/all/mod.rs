@@ -7,7 +7,8 @@ mod matmul_float;
 pub mod ops;
 
 use super::QuantizeActivationKernel;
-use crate::kernels::{MatmulKernel, SimdLevel, Tile};
+use crate::kernels::registry::Run;
+use crate::kernels::{MatmulKernel, Shape, SimdLevel, Tile};
 use crate::quant::activation::{self, ActivationType};
 use crate::tensor::TensorType;
 
@@ -17,7 +18,7 @@ const fn kernel(
     activation: ActivationType,
     run: fn(&mut Tile<'_>),
 ) -> MatmulKernel {
-    MatmulKernel { id, weight, activation, level: SimdLevel::Scalar, run }
+    MatmulKernel { id, weight, activation, level: SimdLevel::Scalar, shapes: &Shape::ALL, run: Run::Rows(run) }
 }
 
 pub const MATMUL: &[MatmulKernel] = &[

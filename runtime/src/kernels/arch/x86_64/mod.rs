@@ -1,16 +1,22 @@
-//! AVX2 kernels (with FMA and F16C), checked against [`super::all`] bit for bit.
+//! x86-64 kernels, checked against [`super::all`] bit for bit: AVX2 (with FMA and F16C) for rows as they lie in the file;
+//! AVX2, AVX-VNNI and AVX-512 for repacked rows (`panels_*`).
 
 pub mod head;
+pub mod head_avx512;
 mod matmul;
 mod matmul_float;
 mod matmul_k;
 mod matmul_ternary;
+mod panels_avx512;
 pub mod ops;
 mod quantize;
 mod simd;
+mod simd512;
 
 use super::QuantizeActivationKernel;
-use crate::kernels::{MatmulKernel, SimdLevel, Tile};
+use crate::kernels::registry::Run;
+use crate::kernels::{MatmulKernel, PanelTile, Shape, SimdLevel, Tile};
+use crate::quant::panels::Layout;
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
 
@@ -20,7 +26,7 @@ const fn kernel(
     activation: ActivationType,
     run: unsafe fn(&mut Tile<'_>),
 ) -> MatmulKernel {
-    MatmulKernel { id, weight, activation, level: SimdLevel::Avx2, run }
+    MatmulKernel { id, weight, activation, level: SimdLevel::Avx2, shapes: &Shape::ALL, run: Run::Rows(run) }
 }
 
 pub const MATMUL: &[MatmulKernel] = &[
@@ -38,6 +44,24 @@ pub const MATMUL: &[MatmulKernel] = &[
     kernel("tq1_0.i8.avx2", TensorType::TQ1_0, ActivationType::I8Token, matmul_ternary::tq1_0_i8),
     kernel("tq2_0.i8.avx2", TensorType::TQ2_0, ActivationType::I8Token, matmul_ternary::tq2_0_i8),
     kernel("i2_s.i8.avx2", TensorType::I2S, ActivationType::I8Token, matmul_ternary::i2_s_i8),
+];
+
+const fn panels(
+    id: &'static str,
+    weight: TensorType,
+    level: SimdLevel,
+    layout: Layout,
+    run: unsafe fn(&mut PanelTile<'_>),
+) -> MatmulKernel {
+    let activation = ActivationType::I8Token;
+    MatmulKernel { id, weight, activation, level, shapes: &Shape::ALL, run: Run::Panels(layout, run) }
+}
+
+/// Kernels for repacked rows.
+pub const PANELS: &[MatmulKernel] = &[
+    panels("tq1_0.i8.x16.avx512", TensorType::TQ1_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
+    panels("tq2_0.i8.x16.avx512", TensorType::TQ2_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
+    panels("i2_s.i8.x16.avx512", TensorType::I2S, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
 ];
 
 const fn quantize(activation: ActivationType, run: unsafe fn(&[f32], &mut [u8])) -> QuantizeActivationKernel {
