@@ -109,7 +109,8 @@ impl Compute<'_> {
             // SAFETY: the kernel set was selected for this CPU.
             unsafe { pack(&x[row * matrix.columns..][..matrix.columns], packed) }
         });
-        let plan = self.kernels.plan_for_rows(matrix.ty, activation).expect("the scalar level has every pair");
+        let plan =
+            self.kernels.plan_for_rows(matrix.ty, activation).expect("the scalar level has every pair");
         (plan.kernel(Shape::Decode), packed)
     }
 
@@ -138,7 +139,8 @@ impl Compute<'_> {
             Product { matrix, kernel, number: number(kernel), rows, out: out.as_mut_ptr() }
         });
         let started = Instant::now();
-        let mut parts = products.each_ref().map(|product| vec![(); product.matrix.rows.div_ceil(product.rows)]);
+        let mut parts =
+            products.each_ref().map(|product| vec![(); product.matrix.rows.div_ceil(product.rows)]);
         self.pool.for_each_chunk_of_with(
             parts.each_mut().map(|parts| (&mut parts[..], 1)),
             &mut self.counters.threads,
@@ -165,7 +167,14 @@ pub(super) fn kernel(
 
 impl Product<'_> {
     /// Computes part `index`; `activations` are `m` rows of `activation_bytes` each, of length `k`.
-    fn part(&self, index: usize, k: usize, activations: &[u8], activation_bytes: usize, state: &mut ThreadState) {
+    fn part(
+        &self,
+        index: usize,
+        k: usize,
+        activations: &[u8],
+        activation_bytes: usize,
+        state: &mut ThreadState,
+    ) {
         let m = activations.len() / activation_bytes;
         let first = index * self.rows;
         let rows = self.rows.min(self.matrix.rows - first);

@@ -102,7 +102,8 @@ impl Counters {
         read: Read,
         (exact, row_bytes): (&MatmulKernel, usize),
     ) {
-        let number_of = HEAD.iter().position(|known| known.id == head.id).expect("it comes from the registry");
+        let number_of =
+            HEAD.iter().position(|known| known.id == head.id).expect("it comes from the registry");
         let search = &mut self.searches[number_of];
         search.calls += 1;
         search.read.add(read);
@@ -141,6 +142,6 @@ impl Counters {
             bytes: search.read.bytes,
             nanoseconds: search.nanoseconds,
         });
-        matmul.chain(head).filter(|count| count.rows + count.rescored_rows > 0).collect()
+        matmul.chain(head).filter(|count| count.calls + count.rescored_rows > 0).collect()
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct CompactHead {
 struct Found {
     best: [Largest; QUERIES],
     survivors: Vec<Survivor>,
+    scored: u64,
+    rescored: u64,
 }
 
 /// A row that can enter the answer of a query; its logit is at most `most`.
@@ -147,7 +149,11 @@ impl CompactHead {
                 unsafe { (kernel.pack)(&mut Pack { rows, shape, first, coarse, fine, scales }) };
                 // NaN makes every comparison with a cutoff fail: such a row is always computed.
                 matrix.release_rows(first..first + count);
-                scales.iter_mut().zip(unbounded).filter(|(_, is)| *is).for_each(|(scale, _)| *scale = f32::NAN);
+                scales
+                    .iter_mut()
+                    .zip(unbounded)
+                    .filter(|(_, is)| *is)
+                    .for_each(|(scale, _)| *scale = f32::NAN);
             }
         });
         let chunks = groups.div_ceil(CHUNK_GROUPS);
@@ -207,11 +213,13 @@ impl CompactHead {
         let refined = self.survivors.len();
         self.narrow(wants, &mut usable);
         self.compute_exactly(pool, matrix, kernel, activations);
+        let sum = |of: fn(&Found) -> u64| self.threads.iter().map(of).sum::<u64>();
+        let padding = ((self.scales.len() - self.rows) * wants.len()) as u64;
         Read {
-            rows: (self.rows * wants.len()) as u64,
+            rows: sum(|found| found.scored) - padding,
             bytes: (self.coarse.len() + refined * self.shape.fine_bytes()) as u64,
             refined: refined as u64,
-            exact: self.exact.len() as u64,
+            exact: sum(|found| found.rescored),
         }
     }
 
@@ -223,29 +231,46 @@ impl CompactHead {
     /// Scores all rows with the coarse plane and finds, by thread, the largest logits that are certain.
     fn score(&mut self, pool: &mut ThreadPool, wants: &[Best]) {
         for found in &mut self.threads {
+            (found.scored, found.rescored) = (0, 0);
             for (best, want) in found.best.iter_mut().zip(wants) {
                 best.start(kept(want.rule));
             }
         }
         let (shape, kernel, bound) = (self.shape, self.kernel, self.bounds[0]);
-        let (coarse, scales, queries, total) = (&self.coarse, &self.scales, &self.queries[..wants.len()], self.rows);
+        let (coarse, scales, queries, total) =
+            (&self.coarse, &self.scales, &self.queries[..wants.len()], self.rows);
         let chunk_bytes = CHUNK_GROUPS * shape.coarse_bytes();
-        pool.for_each_chunk_with(&mut self.scored, QUERIES * 2 * CHUNK_ROWS, &mut self.threads, |chunk, out, found| {
-            let groups = &coarse[chunk * chunk_bytes..coarse.len().min((chunk + 1) * chunk_bytes)];
-            let first = chunk * CHUNK_ROWS;
-            let (scores, spreads) = out.split_at_mut(QUERIES * CHUNK_ROWS);
-            let mut args =
-                Coarse { shape, groups, scales: &scales[first..], queries, scores, spreads, stride: CHUNK_ROWS };
-            // SAFETY: the kernel set was selected for this CPU.
-            unsafe { (kernel.coarse)(&mut args) };
-            for (q, want) in wants.iter().enumerate() {
-                let rows = CHUNK_ROWS.min((want.below as usize).min(total).saturating_sub(first));
-                let (scores, spreads) = (&scores[q * CHUNK_ROWS..][..rows], &spreads[q * CHUNK_ROWS..][..rows]);
-                for (score, spread) in scores.iter().zip(spreads) {
-                    found.best[q].push(score - bound * spread);
+        pool.for_each_chunk_with(
+            &mut self.scored,
+            QUERIES * 2 * CHUNK_ROWS,
+            &mut self.threads,
+            |chunk, out, found| {
+                let groups = &coarse[chunk * chunk_bytes..coarse.len().min((chunk + 1) * chunk_bytes)];
+                let first = chunk * CHUNK_ROWS;
+                let (scores, spreads) = out.split_at_mut(QUERIES * CHUNK_ROWS);
+                let mut args = Coarse {
+                    shape,
+                    groups,
+                    scales: &scales[first..],
+                    queries,
+                    scores,
+                    spreads,
+                    stride: CHUNK_ROWS,
+                    done: 0,
+                };
+                // SAFETY: the kernel set was selected for this CPU.
+                unsafe { (kernel.coarse)(&mut args) };
+            found.scored += args.done;
+                for (q, want) in wants.iter().enumerate() {
+                    let rows = CHUNK_ROWS.min((want.below as usize).min(total).saturating_sub(first));
+                    let (scores, spreads) =
+                        (&scores[q * CHUNK_ROWS..][..rows], &spreads[q * CHUNK_ROWS..][..rows]);
+                    for (score, spread) in scores.iter().zip(spreads) {
+                        found.best[q].push(score - bound * spread);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Sets the cutoff of every query from what the threads found: no row below it can enter the answer.
@@ -272,27 +297,37 @@ impl CompactHead {
         let (shape, kernel, [coarse_bound, fine_bound]) = (self.shape, self.kernel, self.bounds);
         let (fine, scales, queries, cutoffs) = (&self.fine, &self.scales, &self.queries, &self.cutoffs);
         let total = self.rows;
-        pool.for_each_chunk_with(&mut self.scored, QUERIES * 2 * CHUNK_ROWS, &mut self.threads, |chunk, out, found| {
-            let first = chunk * CHUNK_ROWS;
-            let (scores, spreads) = out.split_at(QUERIES * CHUNK_ROWS);
-            for q in (0..wants.len()).filter(|q| usable[*q]) {
-                let rows = CHUNK_ROWS.min((wants[q].below as usize).min(total).saturating_sub(first));
-                let (scores, spreads) = (&scores[q * CHUNK_ROWS..][..rows], &spreads[q * CHUNK_ROWS..][..rows]);
-                for (index, (score, spread)) in scores.iter().zip(spreads).enumerate() {
-                    // Not `>=`: NaN must stay.
-                    if score + coarse_bound * spread < cutoffs[q] {
-                        continue;
+        pool.for_each_chunk_with(
+            &mut self.scored,
+            QUERIES * 2 * CHUNK_ROWS,
+            &mut self.threads,
+            |chunk, out, found| {
+                let first = chunk * CHUNK_ROWS;
+                let (scores, spreads) = out.split_at(QUERIES * CHUNK_ROWS);
+                for q in (0..wants.len()).filter(|q| usable[*q]) {
+                    let rows = CHUNK_ROWS.min((wants[q].below as usize).min(total).saturating_sub(first));
+                    let (scores, spreads) =
+                        (&scores[q * CHUNK_ROWS..][..rows], &spreads[q * CHUNK_ROWS..][..rows]);
+                    for (index, (score, spread)) in scores.iter().zip(spreads).enumerate() {
+                        // Not `>=`: NaN must stay.
+                        if score + coarse_bound * spread < cutoffs[q] {
+                            continue;
+                        }
+                        let row = first + index;
+                        let bytes = &fine[row * shape.fine_bytes()..][..shape.fine_bytes()];
+                        // SAFETY: the kernel set was selected for this CPU.
+                        let rest = unsafe { (kernel.fine)(shape, bytes, &queries[q]) };
+                        let score = score + scales[row] * (2.0 / 15.0) * rest;
+                        found.best[q].push(score - fine_bound * spread);
+                        found.survivors.push(Survivor {
+                            query: q,
+                            row: row as u32,
+                            most: score + fine_bound * spread,
+                        });
                     }
-                    let row = first + index;
-                    let bytes = &fine[row * shape.fine_bytes()..][..shape.fine_bytes()];
-                    // SAFETY: the kernel set was selected for this CPU.
-                    let rest = unsafe { (kernel.fine)(shape, bytes, &queries[q]) };
-                    let score = score + scales[row] * (2.0 / 15.0) * rest;
-                    found.best[q].push(score - fine_bound * spread);
-                    found.survivors.push(Survivor { query: q, row: row as u32, most: score + fine_bound * spread });
                 }
-            }
-        });
+            },
+        );
         self.survivors.clear();
         self.threads.iter().for_each(|found| self.survivors.extend(&found.survivors));
     }
@@ -311,7 +346,7 @@ impl CompactHead {
         }
         self.exact.clear();
         let left = self.survivors.iter().filter(|s| usable[s.query]);
-        self.exact.extend(left.map(|s| (s.query, Candidate { id: s.row, logit: f32::NAN })));
+        self.exact.extend(left.map(|s| (s.query, Candidate { id: s.row, logit: 0.0 })));
         self.exact.sort_unstable_by_key(|(query, candidate)| (*query, candidate.id));
         for (q, (found, usable)) in self.found.iter_mut().zip(&*usable).enumerate() {
             let end = |q| self.exact.partition_point(|(query, _)| *query < q);
@@ -329,7 +364,7 @@ impl CompactHead {
     ) {
         let (weights, row_bytes) = (matrix.bytes(), matrix.row_bytes);
         let activation_bytes = kernel.activation.row_bytes(matrix.columns);
-        pool.for_each_chunk(&mut self.exact, 4, |_, rows| {
+        pool.for_each_chunk_with(&mut self.exact, 4, &mut self.threads, |_, rows, found| {
             for (query, candidate) in rows {
                 let mut tile = Tile {
                     k: matrix.columns,
@@ -343,6 +378,7 @@ impl CompactHead {
                 };
                 // SAFETY: the kernel set was selected for this CPU.
                 unsafe { kernel.call(&mut tile) };
+                found.rescored += tile.done;
             }
         });
         self.candidates.clear();
@@ -385,8 +421,12 @@ fn bounds(shape: Shape) -> [f32; 2] {
 fn unpack(ty: ActivationType, row: &[u8], out: &mut [f32]) {
     let pairs = row.as_chunks::<2>().0;
     match ty {
-        ActivationType::F16 => out.iter_mut().zip(pairs).for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32()),
-        ActivationType::BF16 => out.iter_mut().zip(pairs).for_each(|(x, b)| *x = bf16::from_le_bytes(*b).to_f32()),
+        ActivationType::F16 => {
+            out.iter_mut().zip(pairs).for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32())
+        }
+        ActivationType::BF16 => {
+            out.iter_mut().zip(pairs).for_each(|(x, b)| *x = bf16::from_le_bytes(*b).to_f32())
+        }
         _ => out.iter_mut().zip(row.as_chunks::<4>().0).for_each(|(x, b)| *x = f32::from_le_bytes(*b)),
     }
 }

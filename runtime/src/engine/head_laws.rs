@@ -64,7 +64,14 @@ struct Case {
 }
 
 impl Case {
-    fn new(ty: TensorType, count: usize, columns: usize, weights: &[f32], level: SimdLevel, threads: usize) -> Self {
+    fn new(
+        ty: TensorType,
+        count: usize,
+        columns: usize,
+        weights: &[f32],
+        level: SimdLevel,
+        threads: usize,
+    ) -> Self {
         let mut bytes = Vec::new();
         weights.chunks(columns).for_each(|row| quantize_row(ty, row, &mut bytes));
         let matrix = Matrix::of_bytes("output.weight", ty, count, columns, bytes);
@@ -84,7 +91,8 @@ impl Case {
             // SAFETY: the kernel set was selected for this CPU.
             unsafe { (self.kernels.quantize(activation).run)(x, packed) };
         }
-        let kernel = self.kernels.plan_for_rows(matrix.ty, activation).expect("scalar has it").kernel(Shape::Decode);
+        let kernel =
+            self.kernels.plan_for_rows(matrix.ty, activation).expect("scalar has it").kernel(Shape::Decode);
         let full = packed.chunks(activation_bytes).map(|activations| {
             let mut out = vec![f32::NAN; matrix.rows];
             let mut tile = Tile {
@@ -111,14 +119,23 @@ impl Case {
 fn check(logits: &[f32], found: &[Candidate], want: Best) {
     assert!(found.windows(2).all(|pair| pair[0].id < pair[1].id), "ids ascend");
     for candidate in found {
-        assert_eq!(candidate.logit.to_bits(), logits[candidate.id as usize].to_bits(), "row {}", candidate.id);
+        assert_eq!(
+            candidate.logit.to_bits(),
+            logits[candidate.id as usize].to_bits(),
+            "row {}",
+            candidate.id
+        );
     }
     let all = logits.iter().take(want.below as usize).zip(0..);
     // What is no number must be shown, so that sampling refuses it.
     let bad = all.clone().filter(|(logit, _)| !logit.is_finite()).map(|(_, id)| id);
-    bad.for_each(|id: u32| assert!(found.iter().any(|candidate| candidate.id == id), "row {id} is no number"));
-    let mut all: Vec<Candidate> =
-        all.filter(|(logit, _)| logit.is_finite()).map(|(logit, id)| Candidate { id, logit: *logit }).collect();
+    bad.for_each(|id: u32| {
+        assert!(found.iter().any(|candidate| candidate.id == id), "row {id} is no number")
+    });
+    let mut all: Vec<Candidate> = all
+        .filter(|(logit, _)| logit.is_finite())
+        .map(|(logit, id)| Candidate { id, logit: *logit })
+        .collect();
     match want.rule {
         Rule::Top(k) => {
             all.sort_by(chain::best_first);
@@ -205,7 +222,8 @@ fn few_rows_are_left_of_a_random_head() {
     let weights = rows(Kind::Normal, count, columns, &mut rng);
     let mut case = Case::new(TensorType::F16, count, columns, &weights, *levels().last().unwrap(), 2);
     for (rule, most) in [(Rule::Top(1), 100), (Rule::Top(40), 400), (Rule::MinP(0.05), 400)] {
-        let x = rows(Kind::Normal, 1, columns, &mut rng);
+        // Logits have a standard deviation of about 5.
+        let x: Vec<f32> = rows(Kind::Normal, 1, columns, &mut rng).iter().map(|x| x * 400.0).collect();
         let want = Best { below: count as u32, rule };
         let (full, found) = case.run(&x, &[want]);
         let found = found[0].as_ref().expect("few are left");

@@ -1,10 +1,10 @@
 //! [`Sequences`] on the CPU.
 
 use super::batch::{Answer, Batch, Best, Row, Rule, Sequences, Want};
-use crate::kernels::head::QUERIES;
 use super::pages::{PageUse, SequenceId};
 use super::taps::{self, TapSink};
 use super::{Engine, LOGITS_CHUNK, forward};
+use crate::kernels::head::QUERIES;
 use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 
@@ -91,7 +91,9 @@ impl Engine {
     fn answer_logits(&mut self, rows: &[usize], answer: &mut dyn FnMut(usize, Answer<'_>)) {
         let vocab = self.model.vocab_size();
         let logits = self.step(None).head(rows);
-        rows.iter().zip(logits.chunks_exact(vocab)).for_each(|(row, logits)| answer(*row, Answer::Logits(logits)));
+        rows.iter()
+            .zip(logits.chunks_exact(vocab))
+            .for_each(|(row, logits)| answer(*row, Answer::Logits(logits)));
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -164,7 +166,8 @@ impl Sequences for Engine {
         let wanted = std::mem::take(&mut self.pending.wanted);
         let mut rest = &wanted[..];
         while let Some((row, _)) = rest.split_first() {
-            let is_best = |row: &usize| matches!(batch.rows()[*row].want, Want::Best(_)) && self.head.is_some();
+            let is_best =
+                |row: &usize| matches!(batch.rows()[*row].want, Want::Best(_)) && self.head.is_some();
             let (same, most) = if is_best(row) { (true, QUERIES) } else { (false, LOGITS_CHUNK) };
             let count = rest.iter().take(most).take_while(|row| is_best(row) == same).count();
             let (rows, others) = rest.split_at(count);

@@ -88,6 +88,8 @@ pub struct Coarse<'a> {
     /// of one unit per column has.
     pub spreads: &'a mut [f32],
     pub stride: usize,
+    /// Scores written; kernels add to it where they write them.
+    pub done: u64,
 }
 
 /// One instance of every function; see `arch/all/head.rs` for the definitions.
@@ -132,7 +134,8 @@ impl Query {
             for (i, x) in block.iter().enumerate() {
                 let value = (x * inverse).round_ties_even() as i32;
                 let high = (value + 128) >> 8;
-                (self.high[b * BLOCK + i], self.low[b * BLOCK + i]) = (high as i8, (value - 256 * high) as i8);
+                (self.high[b * BLOCK + i], self.low[b * BLOCK + i]) =
+                    (high as i8, (value - 256 * high) as i8);
                 sum += value;
                 if i % 4 == 3 {
                     let four = &mut self.fours[(b * BLOCK + i) / 4];

@@ -126,6 +126,8 @@ pub const OPS: &[Ops] = &[
     arch::all::ops::OPS,
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::ops::OPS,
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::ops::OPS_AVX512,
 ];
 
 /// Every instance of the functions of the compact output head.

@@ -1,9 +1,9 @@
 //! Choosing kernels: a request and a probe of the CPU in, a printable [`KernelSet`] out.
 
+use super::SimdLevel;
 use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
 use super::head::HeadKernel;
 use super::ops::Ops;
-use super::SimdLevel;
 use super::registry::{HEAD, MATMUL, MatmulKernel, OPS, Shape};
 use crate::quant::activation::ActivationType;
 use crate::quant::panels::Layout;
@@ -107,7 +107,8 @@ impl KernelSet {
                 });
             }
         };
-        let usable: Vec<_> = compiled.iter().copied().filter(usable).filter(|usable| *usable <= level).collect();
+        let usable: Vec<_> =
+            compiled.iter().copied().filter(usable).filter(|usable| *usable <= level).collect();
         let ops = OPS.iter().filter(|ops| usable.contains(&ops.level)).max_by_key(|ops| ops.level);
         let head = HEAD.iter().filter(|head| usable.contains(&head.level)).max_by_key(|head| head.level);
         let selection = Selection {
@@ -198,7 +199,8 @@ fn plans(usable: &[SimdLevel]) -> Vec<((TensorType, ActivationType), Plans)> {
         candidates.max_by_key(|kernel| (kernel.level, kernel.layout().is_some()))
     };
     let plan = |pair, layout: Option<Layout>| {
-        let kernel = |shape| best(pair, shape, &|found| found == layout).expect("a layout has kernels of every shape");
+        let kernel =
+            |shape| best(pair, shape, &|found| found == layout).expect("a layout has kernels of every shape");
         Plan { kernels: Shape::ALL.map(kernel) }
     };
     let pairs = MATMUL[0].iter().map(|kernel| (kernel.weight, kernel.activation));

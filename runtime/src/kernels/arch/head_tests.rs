@@ -39,11 +39,15 @@ fn pack(kernel: &HeadKernel, shape: Shape, rows: &[f32]) -> Packed {
 /// Scores, spreads, and what the fine plane adds, of every query and row.
 fn score(kernel: &HeadKernel, shape: Shape, packed: &Packed, queries: &[Query]) -> [Vec<f32>; 3] {
     let stride = packed.scales.len();
-    let (mut scores, mut spreads) = (vec![f32::NAN; queries.len() * stride], vec![f32::NAN; queries.len() * stride]);
+    let (mut scores, mut spreads) =
+        (vec![f32::NAN; queries.len() * stride], vec![f32::NAN; queries.len() * stride]);
     let (groups, scales) = (&packed.coarse[..], &packed.scales[..]);
-    let mut args = Coarse { shape, groups, scales, queries, scores: &mut scores, spreads: &mut spreads, stride };
+    let (scores_out, spreads_out) = (&mut scores[..], &mut spreads[..]);
+    let mut args =
+        Coarse { shape, groups, scales, queries, scores: scores_out, spreads: spreads_out, stride, done: 0 };
     // SAFETY: as above.
     unsafe { (kernel.coarse)(&mut args) };
+    assert_eq!(args.done as usize, queries.len() * stride, "{}", kernel.id);
     let rows = packed.fine.chunks(shape.fine_bytes());
     let pairs = queries.iter().flat_map(|query| rows.clone().map(move |row| (query, row)));
     // SAFETY: as above.

@@ -64,9 +64,15 @@ pub fn queries(queries: QueriesQ8<'_>, head_dim: usize) -> impl Iterator<Item = 
 pub fn softmax<H: F16>(scores: &mut [f32], positions: usize) {
     let scores = &mut scores[..positions.next_multiple_of(LANES)];
     scores[positions..].fill(f32::NEG_INFINITY);
-    let maximum = scores.iter().fold(f32::NEG_INFINITY, |maximum, score| maximum.max(*score));
-    let mut sum = 0f64;
     let blocks = scores.as_chunks_mut::<LANES>().0;
+    let mut maxima = [f32::NEG_INFINITY; LANES];
+    for block in &*blocks {
+        for lane in 0..LANES {
+            maxima[lane] = if block[lane] > maxima[lane] { block[lane] } else { maxima[lane] };
+        }
+    }
+    let maximum = maxima.iter().fold(f32::NEG_INFINITY, |maximum, lane| maximum.max(*lane));
+    let mut sum = 0f64;
     for block in &mut *blocks {
         for score in &mut *block {
             *score = exp(*score - maximum);
@@ -85,25 +91,27 @@ pub fn values_f16<H: F16>(args: &mut ValuesF16<'_>) {
     let d = args.head_dim;
     for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(PARTS * d)).enumerate() {
         let weights = &args.weights[q * args.stride..][..*count];
-        for (position, (weight, value)) in weights.iter().zip(args.values.chunks_exact(d)).enumerate() {
+        let values = args.runs.iter().flat_map(|run| run.chunks_exact(d));
+        for (position, (weight, value)) in weights.iter().zip(values).enumerate() {
             axpy::<H>(&mut sums[position % PARTS * d..][..d], *weight, value);
         }
     }
 }
 
-/// Adds weight times scale times quant of every position, in order.
+/// Adds weight times value (a rounded product of scale and quant) of every position, in order.
 #[inline(always)]
 pub fn values_q8_0<H: F16>(args: &mut ValuesQ8<'_>) {
     let (d, blocks) = (args.head_dim, args.head_dim / Q8_BLOCK);
     for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(d)).enumerate() {
         let weights = &args.weights[q * args.stride..][..*count];
-        let values = args.quants.chunks_exact(d).zip(args.scales.chunks_exact(blocks));
+        let values =
+            args.runs.iter().flat_map(|run| run.quants.chunks_exact(d).zip(run.scales.chunks_exact(blocks)));
         for (weight, (quants, scales)) in weights.iter().zip(values) {
             for (block, scale) in scales.iter().enumerate() {
-                let weight = weight * f16::from_bits(*scale).to_f32();
+                let scale = f16::from_bits(*scale).to_f32();
                 let quants = &quants[block * Q8_BLOCK..][..Q8_BLOCK];
                 for (sum, quant) in sums[block * Q8_BLOCK..][..Q8_BLOCK].iter_mut().zip(quants) {
-                    *sum = weight.mul_add(f32::from(*quant), *sum);
+                    *sum = weight.mul_add(scale * f32::from(*quant), *sum);
                 }
             }
         }

@@ -18,7 +18,8 @@ pub fn pack(args: &mut Pack<'_>) {
         // A little more than 1 / (15 * 255), so that no block needs a multiplier above 255.
         let scale = largest * (1.000_001 / 3825.0);
         args.scales[r] = scale;
-        let (fine, fine_multipliers) = args.fine[r * fine_bytes..][..fine_bytes].split_at_mut(blocks * BLOCK / 2);
+        let (fine, fine_multipliers) =
+            args.fine[r * fine_bytes..][..fine_bytes].split_at_mut(blocks * BLOCK / 2);
         for block in 0..blocks {
             let mut w = [0f32; BLOCK];
             let some = &row[block * BLOCK..columns.min((block + 1) * BLOCK)];
@@ -30,9 +31,11 @@ pub fn pack(args: &mut Pack<'_>) {
             let seed = ((args.first + r) as u32).wrapping_mul(0x9e37_79b9) ^ (block as u32 * BLOCK as u32);
             let [q, f] = round(&w, inverse, seed);
             let (low, high) = q.split_at(BLOCK / 2);
-            for (four, (low, high)) in low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0).enumerate() {
+            for (four, (low, high)) in low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0).enumerate()
+            {
                 let place = block * COARSE_BYTES + (four * GROUP + r) * 4;
-                codes[place..place + 4].copy_from_slice(&std::array::from_fn::<u8, 4, _>(|i| low[i] | high[i] << 4));
+                codes[place..place + 4]
+                    .copy_from_slice(&std::array::from_fn::<u8, 4, _>(|i| low[i] | high[i] << 4));
             }
             let (low, high) = f.split_at(BLOCK / 2);
             for (i, code) in fine[block * BLOCK / 2..][..BLOCK / 2].iter_mut().enumerate() {
@@ -84,6 +87,7 @@ pub fn coarse(args: &mut Coarse<'_>) {
                 }
                 let scale = args.scales[group * GROUP + r];
                 (args.scores[out + r], args.spreads[out + r]) = (scale * score, scale * square.sqrt());
+                args.done += 1;
             }
         }
     }

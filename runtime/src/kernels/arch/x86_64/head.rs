@@ -39,6 +39,7 @@ fn coarse(args: &mut Coarse<'_>) {
                 let out = q * args.stride + row;
                 store(&mut args.scores[out..out + 8], _mm256_mul_ps(scale, scores));
                 store(&mut args.spreads[out..out + 8], _mm256_mul_ps(scale, _mm256_sqrt_ps(squares)));
+                args.done += 8;
             }
         }
     }

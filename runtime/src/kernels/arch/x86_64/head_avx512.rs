@@ -3,13 +3,14 @@
 //! A vector holds four columns of sixteen rows, so that no sum crosses lanes; codes are unpacked once for all queries
 //! of a call. Results equal the scalar ones bit for bit: integer sums are exact, float operations the same.
 
-use super::simd512::{broadcast4, load512, load_f32, store_f32};
+use super::simd512::{broadcast4, load_f32, load512, store_f32};
 use crate::kernels::SimdLevel;
 use crate::kernels::arch::all::head as portable;
 use crate::kernels::head::{BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape};
 use std::arch::x86_64::*;
 
-pub const HEAD: HeadKernel = HeadKernel { id: "head.q4x2.avx512", level: SimdLevel::Avx512, pack, coarse, fine };
+pub const HEAD: HeadKernel =
+    HeadKernel { id: "head.q4x2.avx512", level: SimdLevel::Avx512, pack, coarse, fine };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn pack(args: &mut Pack<'_>) {
@@ -69,6 +70,7 @@ fn coarse_of<const N: usize>(args: &mut Coarse<'_>) {
             store_f32(&mut args.scores[out..out + GROUP], _mm512_mul_ps(scale, scores[n]));
             let spread = _mm512_mul_ps(scale, _mm512_sqrt_ps(squares[n]));
             store_f32(&mut args.spreads[out..out + GROUP], spread);
+            args.done += GROUP as u64;
         }
     }
 }

@@ -1,14 +1,16 @@
 //! x86-64 kernels, checked against [`super::all`] bit for bit: AVX2 (with FMA and F16C) for rows as they lie in the file;
 //! AVX2, AVX-VNNI and AVX-512 for repacked rows (`panels_*`).
 
+mod attention;
+mod attention_avx512;
 pub mod head;
 pub mod head_avx512;
 mod matmul;
 mod matmul_float;
 mod matmul_k;
 mod matmul_ternary;
-mod panels_avx512;
 pub mod ops;
+mod panels_avx512;
 mod quantize;
 mod simd;
 mod simd512;
@@ -16,8 +18,8 @@ mod simd512;
 use super::QuantizeActivationKernel;
 use crate::kernels::registry::Run;
 use crate::kernels::{MatmulKernel, PanelTile, Shape, SimdLevel, Tile};
-use crate::quant::panels::Layout;
 use crate::quant::activation::ActivationType;
+use crate::quant::panels::Layout;
 use crate::tensor::TensorType;
 
 const fn kernel(

@@ -136,8 +136,9 @@ fn one(tile: &mut PanelTile<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn few<const T: usize>(tile: &mut PanelTile<'_>) {
     let tables = Tables::load();
-    let parts: [_; T] =
-        std::array::from_fn(|t| i8_token_parts(&tile.activations[t * tile.activation_bytes..][..tile.activation_bytes]));
+    let parts: [_; T] = std::array::from_fn(|t| {
+        i8_token_parts(&tile.activations[t * tile.activation_bytes..][..tile.activation_bytes])
+    });
     let split = parts.map(|(_, _, quants)| steps(quants));
     let whole = split[0].0.len();
     let quants = split.map(|(steps, _)| &steps[..whole]);
@@ -148,7 +149,8 @@ fn few<const T: usize>(tile: &mut PanelTile<'_>) {
             let codes = tables.all(load512(bytes));
             for t in 0..T {
                 for i in 0..5 {
-                    sums[t][i % 2] = _mm512_dpbusd_epi32(sums[t][i % 2], codes[i], broadcast4(&quants[t][s][i]));
+                    sums[t][i % 2] =
+                        _mm512_dpbusd_epi32(sums[t][i % 2], codes[i], broadcast4(&quants[t][s][i]));
                 }
             }
         }
