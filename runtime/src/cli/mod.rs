@@ -18,6 +18,7 @@ mod json;
 mod kernels;
 mod limits;
 mod logits;
+mod measure;
 mod output_file;
 mod progress;
 mod prompt;

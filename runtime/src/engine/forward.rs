@@ -34,8 +34,9 @@ pub(super) struct Buffers {
     scratch: Scratch,
     angles: Vec<f32>,                // [T, cosines then sines]
     attend: Vec<attention::Scratch>, // per thread
-    logits: Vec<f32>,                // [logits rows, vocab]
-    places: Vec<Place>,              // [T]
+    split: attention::Split,
+    logits: Vec<f32>,   // [logits rows, vocab]
+    places: Vec<Place>, // [T]
     tokens: usize,
 }
 
@@ -69,6 +70,7 @@ impl Buffers {
             scratch: Scratch::new(tokens, widest),
             angles: f32s(config.rope_dim),
             attend: (0..threads).map(|_| attention::Scratch::new(cache)).collect(),
+            split: attention::Split::new(cache, threads),
             logits: vec![0.0; logits_rows * model.vocab_size()],
             places: Vec::with_capacity(tokens),
             tokens,
@@ -299,10 +301,10 @@ impl<'a> Step<'a> {
         };
         let out = &mut b.attention[..m * query];
         if m == 1 {
-            return attention.run(self.compute.pool, &mut b.attend, out);
+            return attention.run(self.compute.pool, &mut b.attend, &mut b.split, out);
         }
         let by_head = &mut b.by_head[..m * query];
-        attention.run(self.compute.pool, &mut b.attend, by_head);
+        attention.run(self.compute.pool, &mut b.attend, &mut b.split, by_head);
         let (group, by_head) = (query / config.kv_heads, &*by_head);
         self.compute.pool.for_each_chunk(out, query, |row, out| {
             for (head, out) in out.chunks_exact_mut(group).enumerate() {

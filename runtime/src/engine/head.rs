@@ -260,7 +260,7 @@ impl CompactHead {
                 };
                 // SAFETY: the kernel set was selected for this CPU.
                 unsafe { (kernel.coarse)(&mut args) };
-            found.scored += args.done;
+                found.scored += args.done;
                 for (q, want) in wants.iter().enumerate() {
                     let rows = CHUNK_ROWS.min((want.below as usize).min(total).saturating_sub(first));
                     let (scores, spreads) =
@@ -340,7 +340,7 @@ impl CompactHead {
         // The coarse cutoff holds as well.
         self.cutoffs.iter_mut().zip(coarse).for_each(|(cutoff, coarse)| *cutoff = cutoff.max(coarse));
         let cutoffs = &self.cutoffs;
-        self.survivors.retain(|s| usable[s.query] && !(s.most < cutoffs[s.query]));
+        self.survivors.retain(|s| usable[s.query] && (s.most >= cutoffs[s.query] || s.most.is_nan()));
         for (q, usable) in usable.iter_mut().enumerate() {
             *usable &= self.survivors.iter().filter(|s| s.query == q).count() * FULL_FROM <= self.rows;
         }

@@ -75,8 +75,14 @@ impl KvShape {
 #[derive(Clone, Copy)]
 pub enum Run<'a> {
     /// [PAGE, head_dim] each.
-    F16 { keys: &'a [u16], values: &'a [u16] },
-    Q8 { keys: KeysQ8<'a>, values: RunQ8<'a> },
+    F16 {
+        keys: &'a [u16],
+        values: &'a [u16],
+    },
+    Q8 {
+        keys: KeysQ8<'a>,
+        values: RunQ8<'a>,
+    },
 }
 
 pub struct KvCache {

@@ -231,6 +231,11 @@ impl Engine {
         self.cache.shape().bytes_of(positions)
     }
 
+    /// The sequence of the methods that name none.
+    pub fn sequence(&self) -> SequenceId {
+        self.own
+    }
+
     /// Positions in use.
     pub fn position(&self) -> usize {
         self.cache.len(self.own)

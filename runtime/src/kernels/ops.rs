@@ -6,6 +6,7 @@
 //! because its instance may need the CPU features of `level`.
 
 use super::SimdLevel;
+use std::ops::Range;
 
 /// Queries that one call takes: with them, every key and value is loaded and widened once.
 pub const QUERIES: usize = 4;
@@ -42,7 +43,9 @@ pub struct ValuesF16<'a> {
     /// Runs that will be wanted next: worth fetching, not read.
     pub next: &'a [&'a [u16]],
     pub head_dim: usize,
-    /// [queries, PARTS, head_dim], added to.
+    /// The partial sums to add to.
+    pub parts: Range<usize>,
+    /// [queries, parts, head_dim], added to.
     pub sums: &'a mut [f32],
 }
 
@@ -93,7 +96,9 @@ pub struct ValuesQ8<'a> {
     /// All of the same length.
     pub runs: &'a [RunQ8<'a>],
     pub head_dim: usize,
-    /// [queries, head_dim], added to.
+    /// The elements to add up: whole blocks.
+    pub columns: Range<usize>,
+    /// [queries, columns], added to.
     pub sums: &'a mut [f32],
 }
 

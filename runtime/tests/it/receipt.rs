@@ -37,8 +37,7 @@ fn sha256(bytes: &[u8]) -> String {
 fn every_matrix_row_was_multiplied_with_every_token() {
     for name in fixtures() {
         for mode in ["token", "block256"] {
-            let args =
-                ["--temperature", "0", "--threads", "2", "--activation-quant", mode, "--head", "full"];
+            let args = ["--temperature", "0", "--threads", "2", "--activation-quant", mode, "--head", "full"];
             let run = receipt_of(&ok(&name), &args);
             let work = &run.work;
             assert_eq!(
@@ -72,7 +71,11 @@ fn every_matrix_row_was_multiplied_with_every_token() {
 #[test]
 fn a_searched_head_is_counted_and_changes_no_token() {
     for name in ["bitnet-b158-i2_s.gguf", "llama-f16.gguf", "llama-q8_0.gguf"] {
-        for sampling in [&["--temperature", "0"][..], &["--seed", "3", "--top-k", "5"], &["--seed", "4", "--top-p", "1", "--top-k", "0"]] {
+        for sampling in [
+            &["--temperature", "0"][..],
+            &["--seed", "3", "--top-k", "5"],
+            &["--seed", "4", "--top-p", "1", "--top-k", "0"],
+        ] {
             let run = |head| receipt_of(&ok(name), &[sampling, &["--head", head]].concat());
             let (full, searched) = (run("full"), run("two-stage"));
             assert_eq!(full.work.output_tokens, searched.work.output_tokens, "{name} {sampling:?}");
@@ -82,8 +85,13 @@ fn a_searched_head_is_counted_and_changes_no_token() {
             let mode = if is_float { "two-stage" } else { "full" };
             assert_eq!(facts(&searched), Some((mode.into(), is_float)), "{name}");
             let head = searched.kernels.iter().find(|count| count.id.starts_with("head."));
-            let rows = searched.model.matrices.iter().find(|m| m.role == MatrixRole::Head).expect("a head").rows;
-            assert_eq!(head.map(|count| (count.calls, count.rows)), is_float.then_some((4, 4 * rows)), "{name}");
+            let rows =
+                searched.model.matrices.iter().find(|m| m.role == MatrixRole::Head).expect("a head").rows;
+            assert_eq!(
+                head.map(|count| (count.calls, count.rows)),
+                is_float.then_some((4, 4 * rows)),
+                "{name}"
+            );
         }
     }
 }

@@ -57,8 +57,11 @@ pub(super) fn counters(run: &Run, evidence: &Evidence) -> Judged {
             }
         }
     }
-    if let Some(count) =
-        run.kernels.iter().filter(|count| two_stage(run).is_none() || !count.id.starts_with("head.")).find(|count| !rows.contains_key(count.id.split('.').next().unwrap_or("")))
+    if let Some(count) = run
+        .kernels
+        .iter()
+        .filter(|count| two_stage(run).is_none() || !count.id.starts_with("head."))
+        .find(|count| !rows.contains_key(count.id.split('.').next().unwrap_or("")))
     {
         return fails(format!("{} was counted, and the model has no such weights", count.id));
     }
@@ -89,7 +92,9 @@ fn search(run: &Run, head: &MatrixFacts) -> Result<(u64, u64), String> {
     let read = counts(|count| count.bytes, false);
     let (least, most) = (facts.compact_bytes * positions * 2 / 5, facts.compact_bytes * positions);
     if !(least..=most).contains(&read) {
-        return Err(format!("{read} bytes of the compact head were counted, and {least} to {most} are in it"));
+        return Err(format!(
+            "{read} bytes of the compact head were counted, and {least} to {most} are in it"
+        ));
     }
     let of_layers = run.model.matrices.iter().filter(|matrix| matrix.role == MatrixRole::Layer);
     let of_layers: u64 =
@@ -98,7 +103,9 @@ fn search(run: &Run, head: &MatrixFacts) -> Result<(u64, u64), String> {
     let fallbacks = (in_full + head.rows / 2) / head.rows.max(1);
     let rescored = counts(|count| count.rescored_rows, true);
     if fallbacks > positions || rescored + fallbacks < positions || rescored > expected {
-        return Err(format!("{rescored} rows were rescored and {fallbacks} heads read in {positions} positions"));
+        return Err(format!(
+            "{rescored} rows were rescored and {fallbacks} heads read in {positions} positions"
+        ));
     }
     let row_bytes = head.bytes / head.rows.max(1);
     Ok((fallbacks * head.rows, fallbacks * head.bytes + rescored * row_bytes))

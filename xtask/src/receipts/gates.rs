@@ -11,9 +11,9 @@ use crate::crossval::lane::problems;
 use crate::crossval::settings::Thresholds;
 use bitforge_receipt_schema::bench::{Bench, Series};
 use bitforge_receipt_schema::crossval::{Crossval, Verdict};
-use bitforge_receipt_schema::run::{MatrixRole, Run, TokenizerAuthority};
-use bitforge_schema::protocol::KernelCount;
+use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, Run, TokenizerAuthority};
 use bitforge_receipt_schema::{Body, FileFacts, Receipt};
+use bitforge_schema::protocol::KernelCount;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 

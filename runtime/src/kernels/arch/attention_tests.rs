@@ -3,7 +3,8 @@
 
 use super::all::ops::OPS as SCALAR;
 use crate::kernels::ops::{
-    KeysQ8, Ops, PARTS, Q8_BLOCK, Q8_GROUP, QUERIES, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8,
+    KeysQ8, Ops, PARTS, Q8_BLOCK, Q8_GROUP, QUERIES, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16,
+    ValuesQ8,
 };
 use crate::kernels::registry::OPS;
 use half::f16;
@@ -86,9 +87,18 @@ impl Case {
             let firsts = (at..longest.min(at + 2 * run)).step_by(run);
             match kv {
                 Kv::F16 => {
-                    let runs: Vec<&[u16]> = firsts.map(|at| &packed.values_f16[at * d..][..run * d]).collect();
-                    let mut args =
-                        ValuesF16 { weights, stride, counts, runs: &runs, next: &runs, head_dim: d, sums };
+                    let runs: Vec<&[u16]> =
+                        firsts.map(|at| &packed.values_f16[at * d..][..run * d]).collect();
+                    let mut args = ValuesF16 {
+                        weights,
+                        stride,
+                        counts,
+                        runs: &runs,
+                        next: &runs,
+                        head_dim: d,
+                        parts: 0..PARTS,
+                        sums,
+                    };
                     // SAFETY: as above.
                     unsafe { (ops.values_f16)(&mut args) }
                 }
@@ -98,7 +108,8 @@ impl Case {
                         scales: &packed.values.1[at * d / Q8_BLOCK..][..run * d / Q8_BLOCK],
                     };
                     let runs: Vec<RunQ8<'_>> = firsts.map(run).collect();
-                    let mut args = ValuesQ8 { weights, stride, counts, runs: &runs, head_dim: d, sums };
+                    let mut args =
+                        ValuesQ8 { weights, stride, counts, runs: &runs, head_dim: d, columns: 0..d, sums };
                     // SAFETY: as above.
                     unsafe { (ops.values_q8_0)(&mut args) }
                 }

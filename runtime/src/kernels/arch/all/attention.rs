@@ -7,7 +7,9 @@
 //! queries beside it.
 
 use super::ops::{F16, LANES, exp};
-use crate::kernels::ops::{PARTS, Q8_BLOCK, Q8_GROUP, QueriesQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8};
+use crate::kernels::ops::{
+    PARTS, Q8_BLOCK, Q8_GROUP, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8,
+};
 use half::f16;
 
 /// Scaled dot products of every query with every key.
@@ -88,12 +90,14 @@ pub fn softmax<H: F16>(scores: &mut [f32], positions: usize) {
 /// Adds weight times value of every position to the partial sum of its remainder by [`PARTS`].
 #[inline(always)]
 pub fn values_f16<H: F16>(args: &mut ValuesF16<'_>) {
-    let d = args.head_dim;
-    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(PARTS * d)).enumerate() {
+    let (d, parts) = (args.head_dim, args.parts.clone());
+    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(parts.len() * d)).enumerate()
+    {
         let weights = &args.weights[q * args.stride..][..*count];
         let values = args.runs.iter().flat_map(|run| run.chunks_exact(d));
-        for (position, (weight, value)) in weights.iter().zip(values).enumerate() {
-            axpy::<H>(&mut sums[position % PARTS * d..][..d], *weight, value);
+        let all = weights.iter().zip(values).enumerate();
+        for (position, (weight, value)) in all.filter(|(position, _)| parts.contains(&(position % PARTS))) {
+            axpy::<H>(&mut sums[(position % PARTS - parts.start) * d..][..d], *weight, value);
         }
     }
 }
@@ -101,16 +105,16 @@ pub fn values_f16<H: F16>(args: &mut ValuesF16<'_>) {
 /// Adds weight times value (a rounded product of scale and quant) of every position, in order.
 #[inline(always)]
 pub fn values_q8_0<H: F16>(args: &mut ValuesQ8<'_>) {
-    let (d, blocks) = (args.head_dim, args.head_dim / Q8_BLOCK);
-    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(d)).enumerate() {
+    let (d, columns) = (args.head_dim, args.columns.clone());
+    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(columns.len())).enumerate() {
         let weights = &args.weights[q * args.stride..][..*count];
-        let values =
-            args.runs.iter().flat_map(|run| run.quants.chunks_exact(d).zip(run.scales.chunks_exact(blocks)));
-        for (weight, (quants, scales)) in weights.iter().zip(values) {
-            for (block, scale) in scales.iter().enumerate() {
-                let scale = f16::from_bits(*scale).to_f32();
-                let quants = &quants[block * Q8_BLOCK..][..Q8_BLOCK];
-                for (sum, quant) in sums[block * Q8_BLOCK..][..Q8_BLOCK].iter_mut().zip(quants) {
+        let rows = |run: &RunQ8<'_>| run.quants.len() / d;
+        let values = args.runs.iter().flat_map(|run| (0..rows(run)).map(move |row| (run, row)));
+        for (weight, (run, row)) in weights.iter().zip(values) {
+            for (block, sums) in sums.chunks_exact_mut(Q8_BLOCK).enumerate() {
+                let at = row * d + columns.start + block * Q8_BLOCK;
+                let scale = f16::from_bits(run.scales[at / Q8_BLOCK]).to_f32();
+                for (sum, quant) in sums.iter_mut().zip(&run.quants[at..][..Q8_BLOCK]) {
                     *sum = weight.mul_add(scale * f32::from(*quant), *sum);
                 }
             }

@@ -86,7 +86,8 @@ pub(super) fn scores_q8_0(args: &mut ScoresQ8<'_>) {
 fn scores_q8_of<const N: usize>(args: &mut ScoresQ8<'_>) {
     let (d, blocks) = (args.head_dim, args.head_dim / Q8_BLOCK);
     let mut each = queries(args.queries, d);
-    let all: [(&[i8], &[f32]); N] = std::array::from_fn(|_| each.next().expect("the caller matched the number"));
+    let all: [(&[i8], &[f32]); N] =
+        std::array::from_fn(|_| each.next().expect("the caller matched the number"));
     let keys = args.keys.quants.as_chunks::<{ 4 * Q8_GROUP }>().0;
     let scales = args.keys.scales.as_chunks::<Q8_GROUP>().0;
     let scale = _mm512_set1_ps(args.scale);
@@ -136,17 +137,17 @@ pub(super) fn values_f16(args: &mut ValuesF16<'_>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 fn values_of<const N: usize>(args: &mut ValuesF16<'_>) {
-    let (d, stride) = (args.head_dim, args.stride);
+    let (d, stride, parts) = (args.head_dim, args.stride, args.parts.clone());
     let counts: [usize; N] = args.counts.try_into().expect("the caller matched the number");
-    let (common, longest) = (*counts.iter().min().unwrap_or(&0), *counts.iter().max().unwrap_or(&0));
+    let longest = *counts.iter().max().unwrap_or(&0);
+    let equal = counts.iter().all(|count| *count == longest);
     let per_run = args.runs.first().map_or(PARTS, |run| run.len() / d);
-    let lines = args.next.iter().map(|run| run.len() * 2 / 64).sum::<usize>();
-    let slices = d / WIDTH * PARTS;
     for column in (0..d).step_by(WIDTH) {
-        for part in 0..PARTS {
-            prefetch(args.next, lines, (column / WIDTH * PARTS + part, slices));
+        for part in parts.clone() {
+            prefetch(args.next, d, column, part);
+            let place = |q: usize| (q * parts.len() + part - parts.start) * d + column;
             let mut sums: [[__m512; 4]; N] = std::array::from_fn(|q| {
-                let sums = args.sums[(q * PARTS + part) * d + column..][..WIDTH].as_chunks::<16>().0;
+                let sums = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
                 std::array::from_fn(|i| super::simd512::load_f32(&sums[i]))
             });
             for position in (part..longest).step_by(PARTS) {
@@ -154,7 +155,7 @@ fn values_of<const N: usize>(args: &mut ValuesF16<'_>) {
                 let value = run[position % per_run * d + column..][..WIDTH].as_chunks::<16>().0;
                 let value: [__m512; 4] = std::array::from_fn(|i| widen(&value[i]));
                 for q in 0..N {
-                    if position < common || position < counts[q] {
+                    if equal || position < counts[q] {
                         let weight = _mm512_set1_ps(args.weights[q * stride + position]);
                         for i in 0..4 {
                             sums[q][i] = _mm512_fmadd_ps(weight, value[i], sums[q][i]);
@@ -163,7 +164,7 @@ fn values_of<const N: usize>(args: &mut ValuesF16<'_>) {
                 }
             }
             for (q, sums) in sums.iter().enumerate() {
-                let out = args.sums[(q * PARTS + part) * d + column..][..WIDTH].as_chunks_mut::<16>().0;
+                let out = args.sums[place(q)..][..WIDTH].as_chunks_mut::<16>().0;
                 for (out, sum) in out.iter_mut().zip(sums) {
                     super::simd512::store_f32(out, *sum);
                 }
@@ -174,7 +175,7 @@ fn values_of<const N: usize>(args: &mut ValuesF16<'_>) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 pub(super) fn values_q8_0(args: &mut ValuesQ8<'_>) {
-    if !args.head_dim.is_multiple_of(WIDTH) {
+    if !args.columns.len().is_multiple_of(WIDTH) {
         return portable::values_q8_0::<F16c>(args);
     }
     match args.counts.len() {
@@ -193,12 +194,14 @@ fn values_q8_of<const N: usize>(args: &mut ValuesQ8<'_>) {
     let (d, blocks, stride) = (args.head_dim, args.head_dim / Q8_BLOCK, args.stride);
     let counts: [usize; N] = args.counts.try_into().expect("the caller matched the number");
     let longest = *counts.iter().max().unwrap_or(&0);
+    let equal = counts.iter().all(|count| *count == longest);
     let mut start = 0;
     for run in args.runs {
         let positions = (run.quants.len() / d).min(longest.saturating_sub(start));
-        for column in (0..d).step_by(WIDTH) {
+        for column in args.columns.clone().step_by(WIDTH) {
+            let place = |q: usize| q * args.columns.len() + column - args.columns.start;
             let mut sums: [[__m512; 4]; N] = std::array::from_fn(|q| {
-                let sums = args.sums[q * d + column..][..WIDTH].as_chunks::<16>().0;
+                let sums = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
                 std::array::from_fn(|i| super::simd512::load_f32(&sums[i]))
             });
             for position in 0..positions {
@@ -209,7 +212,7 @@ fn values_q8_of<const N: usize>(args: &mut ValuesQ8<'_>) {
                     _mm512_mul_ps(_mm512_cvtepi32_ps(quants), half(scales[i / 2]))
                 });
                 for q in 0..N {
-                    if start + position < counts[q] {
+                    if equal || start + position < counts[q] {
                         let weight = _mm512_set1_ps(args.weights[q * stride + start + position]);
                         for i in 0..4 {
                             sums[q][i] = _mm512_fmadd_ps(weight, value[i], sums[q][i]);
@@ -218,7 +221,7 @@ fn values_q8_of<const N: usize>(args: &mut ValuesQ8<'_>) {
                 }
             }
             for (q, sums) in sums.iter().enumerate() {
-                let out = args.sums[q * d + column..][..WIDTH].as_chunks_mut::<16>().0;
+                let out = args.sums[place(q)..][..WIDTH].as_chunks_mut::<16>().0;
                 for (out, sum) in out.iter_mut().zip(sums) {
                     super::simd512::store_f32(out, *sum);
                 }
@@ -242,13 +245,16 @@ fn half(bits: u16) -> __m512 {
     _mm512_cvtph_ps(_mm256_set1_epi16(bits as i16))
 }
 
-/// Fetches slice `of.0` of `of.1` of the lines of `runs` into the second-level cache.
+/// Fetches what the sums of `part` will read of `runs` into the second-level cache.
 #[inline(always)]
-fn prefetch(runs: &[&[u16]], lines: usize, of: (usize, usize)) {
-    for line in lines * of.0 / of.1..lines * (of.0 + 1) / of.1 {
-        let per_run = lines / runs.len();
-        let start = runs[line / per_run].as_ptr().wrapping_add(line % per_run * 32);
-        // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.cast()) };
+fn prefetch(runs: &[&[u16]], d: usize, column: usize, part: usize) {
+    for run in runs {
+        for row in (part..run.len() / d).step_by(PARTS) {
+            for line in 0..WIDTH * 2 / 64 {
+                let start = run.as_ptr().wrapping_add(row * d + column + line * 32);
+                // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(start.cast()) };
+            }
+        }
     }
 }

@@ -2,9 +2,9 @@
 //! Results equal the scalar ones bit for bit. Attention has versions of its own.
 
 use super::{attention, attention_avx512};
+use crate::kernels::SimdLevel;
 use crate::kernels::arch::all::attention as portable_attention;
 use crate::kernels::arch::all::ops::{self as portable, F16};
-use crate::kernels::SimdLevel;
 use crate::kernels::ops::Ops;
 use std::arch::x86_64::*;
 
