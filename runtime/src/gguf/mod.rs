@@ -9,7 +9,7 @@
 //! inspected; [`Gguf::tensor`] and [`Gguf::require_readable_types`] refuse them.
 
 mod parse;
-mod storage;
+pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -18,7 +18,7 @@ mod writer;
 pub use parse::TensorInfo;
 pub use storage::Mapping;
 pub use value::{Array, FromValue, Strings, Value, value_type_name};
-pub use writer::GgufWriter;
+pub use writer::{GgufWriter, Layout};
 
 use crate::error::{Error, Result};
 use crate::tensor::{TensorType, foreign_type_name};
@@ -152,9 +152,10 @@ impl Gguf {
         self.storage.bytes()
     }
 
-    /// Says that the bytes of `range` are not needed for a while: a mapped file gives their memory back.
-    pub fn release(&self, range: std::ops::Range<usize>) {
-        self.storage.release(range);
+    /// Takes `part`, a slice of [`Self::bytes`], out of this process's memory where the file is mapped; it loads
+    /// again when it is touched.
+    pub fn forget(&self, part: &[u8]) {
+        self.storage.forget(part);
     }
 
     /// All tensor infos in file order, of every type.

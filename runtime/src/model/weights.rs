@@ -19,6 +19,18 @@ pub struct WeightOptions {
     pub tl_config: TlConfig,
 }
 
+impl WeightOptions {
+    /// Tile sizes for the tensors of `gguf`: those given, then the file's own; presets come last.
+    ///
+    /// # Errors
+    /// Tile sizes in the metadata that cannot be read.
+    pub fn tiles_of(&self, gguf: &Gguf) -> Result<TlConfig> {
+        let own = gguf.opt_str(tl::CONFIG_KEY)?.map(TlConfig::parse).transpose();
+        let own = own.map_err(|why| gguf.bad_key(tl::CONFIG_KEY, format!("has {why}")))?;
+        Ok(self.tl_config.clone().or(own.unwrap_or_default()))
+    }
+}
+
 /// A packed matrix [rows, columns]; columns are contiguous.
 pub struct Matrix {
     pub name: String,
@@ -89,14 +101,15 @@ impl Matrix {
     pub(crate) fn set_panels(&mut self, panels: Panels) {
         self.panels = Some(panels);
         if let Data::File(gguf, range) = &self.data {
-            gguf.release(range.clone());
+            gguf.forget(&gguf.bytes()[range.clone()]);
         }
     }
 
     /// Takes the pages of rows that will seldom be read out of memory; they come back when they are.
     pub(crate) fn release_rows(&self, rows: Range<usize>) {
         if let Data::File(gguf, range) = &self.data {
-            gguf.release(range.start + rows.start * self.row_bytes..range.start + rows.end * self.row_bytes);
+            let rows = rows.start * self.row_bytes..rows.end * self.row_bytes;
+            gguf.forget(&gguf.bytes()[range.clone()][rows]);
         }
     }
 
@@ -195,9 +208,7 @@ impl<'a> Reader<'a> {
     /// Tile sizes in the metadata that cannot be read.
     pub(super) fn new(gguf: &'a Arc<Gguf>, options: &WeightOptions) -> Result<Self> {
         let unread = gguf.tensors().iter().map(|tensor| tensor.name.clone()).collect();
-        let own = gguf.opt_str(tl::CONFIG_KEY)?.map(TlConfig::parse).transpose();
-        let own = own.map_err(|why| gguf.bad_key(tl::CONFIG_KEY, format!("has {why}")))?;
-        let tl_config = options.tl_config.clone().or(own.unwrap_or_default());
+        let tl_config = options.tiles_of(gguf)?;
         Ok(Reader { gguf, layout: options.i2s_layout, tl_config, unread })
     }
 
