@@ -282,6 +282,18 @@ pub struct Bench {
     /// Numbers of generated tokens, 0 for none.
     #[arg(long, value_delimiter = ',', default_values_t = [128])]
     pub tg: Vec<u32>,
+    /// Generate after so many tokens (0: in an empty context).
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    pub depth: Vec<u32>,
+    /// Generate in so many sequences at once, in an empty context; above 1 only with our engine.
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u32).range(1..))]
+    pub sequences: Vec<u32>,
+    /// How our engine stores keys and values: f16 or q8_0.
+    #[arg(long)]
+    pub kv: Option<String>,
+    /// How our engine finds the best tokens: full or two-stage.
+    #[arg(long)]
+    pub head: Option<String>,
     /// Rounds that count, after one that does not.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,

@@ -5,6 +5,7 @@ mod rewrite;
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
 
 use crate::chat::ChatMode;
+use crate::engine::head::HeadMode;
 use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
 use crate::quant::I2sLayout;
@@ -121,6 +122,26 @@ pub struct EngineArgs {
     /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub kv: KvArg,
+    /// How the best tokens are found: from all rows of the output head, or, with the same result, from a compact copy
+    /// that leaves few rows to read
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub head: HeadArg,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum HeadArg {
+    Full,
+    #[default]
+    TwoStage,
+}
+
+impl From<HeadArg> for HeadMode {
+    fn from(arg: HeadArg) -> Self {
+        match arg {
+            HeadArg::Full => HeadMode::Full,
+            HeadArg::TwoStage => HeadMode::TwoStage,
+        }
+    }
 }
 
 /// What a file does not say about its packed weights.
@@ -284,6 +305,15 @@ pub struct RunArgs {
     /// When the window is full, drop the older half of what follows the first KEEP positions (1) and go on
     #[arg(long, value_name = "KEEP", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub context_shift: Option<usize>,
+    /// Guess up to N tokens from what followed the same words before, and check them in one pass; the output is the same
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        conflicts_with = "receipt"
+    )]
+    pub prompt_lookup: usize,
     /// End at this text (not shown); may be given more than once
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -350,6 +380,9 @@ pub struct EvaluateArgs {
     /// Positions of the context window (default: what the model was trained for, 4096 at most)
     #[arg(long, short, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// The KV cache has room for so many sequences of full length
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub sequences: usize,
 }
 
 #[derive(Args, Debug)]
@@ -400,10 +433,17 @@ pub struct BenchArgs {
     pub engine: EngineArgs,
     /// Prompt lengths to measure, 0 for none
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [512])]
-    pub pp: Vec<usize>,
+    pub pp: Vec<u32>,
     /// Numbers of generated tokens to measure, 0 for none
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [128])]
-    pub tg: Vec<usize>,
+    pub tg: Vec<u32>,
+    /// Generate after so many tokens, 0 in an empty context
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [0])]
+    pub depth: Vec<u32>,
+    /// Generate in so many sequences at once, in empty contexts
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub sequences: Vec<u32>,
     /// Samples of each, after one that is not counted
     #[arg(long, short, value_name = "N", default_value_t = 5)]
     pub repetitions: usize,

@@ -46,6 +46,10 @@ pub struct EngineSummary {
     pub context_size: usize,
     pub kv_cache_bytes: usize,
     pub kv_type: &'static str,
+    /// `full` or `two-stage`.
+    pub head: &'static str,
+    /// 0 for a head that is computed in full.
+    pub compact_head_bytes: usize,
     pub activation_quant: &'static str,
     pub selection: Selection,
 }

@@ -33,7 +33,10 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
         kernels: kernels.collect(),
         capabilities: SimdLevel::ALL.map(SimdLevel::capabilities).map(capabilities).into(),
         operations: operations(&set),
-        kernel_ids: matmul().map(|kernel| kernel.id).collect(),
+        kernel_ids: matmul()
+            .map(|kernel| kernel.id)
+            .chain(registry::HEAD.iter().map(|head| head.id))
+            .collect(),
     };
     match ctx.format {
         Format::Json => ctx.print_json(&output),
@@ -122,6 +125,15 @@ fn operations(set: &KernelSet) -> Vec<OperationRow> {
             ),
         });
     }
+    let head =
+        candidates(set.head.level, &mut registry::HEAD.iter().map(|head| (head.id.to_owned(), head.level)));
+    rows.push(OperationRow {
+        operation: "head",
+        weight: None,
+        activation: None,
+        shapes: Vec::new(),
+        candidates: head,
+    });
     for operation in Ops::NAMES {
         let mut all =
             registry::OPS.iter().map(|ops| (format!("{operation}.{}", ops.level.name()), ops.level));

@@ -19,6 +19,7 @@ mod json;
 mod kernels;
 mod limits;
 mod logits;
+mod measure;
 mod output_file;
 mod perplexity;
 mod progress;

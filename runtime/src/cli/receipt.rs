@@ -15,7 +15,7 @@ use crate::model::{Matrix, Model};
 use crate::sampling::SamplingParams;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
-use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, ModelFacts, Run, Work};
+use bitforge_receipt_schema::run::{HeadFacts, MatrixFacts, MatrixRole, ModelFacts, Run, Work};
 use bitforge_receipt_schema::{Body, Receipt, VERSION};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -84,6 +84,11 @@ fn run(ctx: &Ctx, ran: &Ran<'_>) -> Result<Run> {
         selection: engine.selection().clone(),
         activation_quant: engine.activation_quant().into(),
         threads: engine.threads() as u32,
+        kv: Some(engine.kv_type().name().into()),
+        head: Some(HeadFacts {
+            mode: engine.head_mode().name().into(),
+            compact_bytes: engine.compact_head_bytes() as u64,
+        }),
         environment_requested,
         environment_effective,
         strict: ctx.strict,

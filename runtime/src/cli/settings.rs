@@ -19,21 +19,38 @@ use std::sync::Arc;
 
 const MAX_THREADS: usize = 1024;
 
-/// Loads the model that `args` name; `context` is in positions. `first` takes what else is needed of the file
+/// What the KV cache has room for.
+#[derive(Clone, Copy)]
+pub struct Room {
+    /// Positions of one sequence (default: see [`EngineOptions::context`]).
+    pub context: Option<usize>,
+    pub sequences: usize,
+}
+
+impl From<Option<usize>> for Room {
+    /// One sequence of that many positions.
+    fn from(context: Option<usize>) -> Self {
+        Room { context, sequences: 1 }
+    }
+}
+
+/// Loads the model that `args` name. `first` takes what else is needed of the file
 /// before any weight is touched. Catches interrupts from here on.
 pub fn load<T>(
     ctx: &Ctx,
     args: &EngineArgs,
-    context: Option<usize>,
+    room: impl Into<Room>,
     first: impl FnOnce(&Gguf) -> Result<T>,
 ) -> Result<(T, Engine)> {
+    let room = room.into();
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
     check_device(args.device)?;
     let options = EngineOptions {
         threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
-        context,
-        sequences: 1,
+        context: room.context,
+        sequences: room.sequences,
         kv: args.kv.into(),
+        head: args.head.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
         weights: weights(&args.weights)?,

@@ -32,6 +32,8 @@ pub fn engine(engine: &Engine) -> EngineSummary {
         context_size: engine.context(),
         kv_cache_bytes: engine.kv_bytes(),
         kv_type: engine.kv_type().name(),
+        head: engine.head_mode().name(),
+        compact_head_bytes: engine.compact_head_bytes(),
         activation_quant: ActivationMode::from(engine.activation_quant()).name(),
         selection: engine.selection().clone(),
     }

@@ -94,6 +94,26 @@ impl Compute<'_> {
         }
     }
 
+    /// `x` [m, columns of `matrix`] packed as `matrix` wants it, and the kernel that takes it with rows of the file.
+    pub(super) fn pack<'s>(
+        &mut self,
+        scratch: &'s mut Scratch,
+        x: &[f32],
+        matrix: &Matrix,
+    ) -> (&'static MatmulKernel, &'s [u8]) {
+        let activation = ActivationType::for_weight(matrix.ty, self.mode);
+        let bytes = activation.row_bytes(matrix.columns);
+        let packed = &mut scratch.packed[..x.len() / matrix.columns * bytes];
+        let pack = self.kernels.quantize(activation).run;
+        self.pool.for_each_chunk(packed, bytes, |row, packed| {
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { pack(&x[row * matrix.columns..][..matrix.columns], packed) }
+        });
+        let plan =
+            self.kernels.plan_for_rows(matrix.ty, activation).expect("the scalar level has every pair");
+        (plan.kernel(Shape::Decode), packed)
+    }
+
     fn multiply<const N: usize>(
         &mut self,
         scratch: &mut Scratch,

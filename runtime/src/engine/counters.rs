@@ -4,8 +4,10 @@
 //! region its wall time. Out: a [`KernelCount`] per kernel that was called. Threads count apart, so that counting
 //! costs two additions a call. Deliberately absent: any opinion on what the counts should be.
 
+use super::head::Read;
 use crate::kernels::MatmulKernel;
-use crate::kernels::registry::MATMUL;
+use crate::kernels::head::HeadKernel;
+use crate::kernels::registry::{HEAD, MATMUL};
 use crate::quant::panels::AlignedBytes;
 use bitforge_schema::protocol::KernelCount;
 
@@ -43,6 +45,18 @@ pub(super) struct Counters {
     pub(super) threads: Vec<ThreadState>,
     /// By number of the kernel: wall time of the regions it ran in, times threads.
     nanoseconds: Vec<u64>,
+    /// Per function set of the compact head.
+    searches: Vec<Search>,
+    /// By number of the kernel: rows of the head computed with it after a search, and their bytes.
+    rescored: Vec<(u64, u64)>,
+}
+
+/// What the functions of the compact head did.
+#[derive(Clone, Copy, Default)]
+struct Search {
+    calls: u64,
+    read: Read,
+    nanoseconds: u64,
 }
 
 fn kernels() -> impl Iterator<Item = &'static MatmulKernel> {
@@ -65,12 +79,37 @@ impl Counters {
             scratch: AlignedBytes::zeroed(scratch_bytes),
             tile: vec![0.0; tile],
         };
-        Counters { threads: (0..threads).map(state).collect(), nanoseconds: vec![0; kernels] }
+        Counters {
+            threads: (0..threads).map(state).collect(),
+            nanoseconds: vec![0; kernels],
+            searches: vec![Search::default(); HEAD.len()],
+            rescored: vec![(0, 0); kernels],
+        }
     }
 
     pub(super) fn reset(&mut self) {
         self.threads.iter_mut().for_each(|state| state.counts.fill(Count::default()));
         self.nanoseconds.fill(0);
+        self.searches.fill(Search::default());
+        self.rescored.fill((0, 0));
+    }
+
+    /// A search of `wall_ns` with `head`, whose last candidates were computed with `exact` on rows of `row_bytes`.
+    pub(super) fn add_search(
+        &mut self,
+        wall_ns: u64,
+        head: &HeadKernel,
+        read: Read,
+        (exact, row_bytes): (&MatmulKernel, usize),
+    ) {
+        let number_of =
+            HEAD.iter().position(|known| known.id == head.id).expect("it comes from the registry");
+        let search = &mut self.searches[number_of];
+        search.calls += 1;
+        search.read.add(read);
+        search.nanoseconds += wall_ns * self.threads.len() as u64;
+        let (rows, bytes) = &mut self.rescored[number(exact)];
+        (*rows, *bytes) = (*rows + read.exact, *bytes + read.exact * row_bytes as u64);
     }
 
     /// A region of `wall_ns` in which the kernels numbered `kernels` went through so many bytes each.
@@ -87,17 +126,22 @@ impl Counters {
         let sum = |number: usize, of: fn(&Count) -> u64| {
             self.threads.iter().map(|state| of(&state.counts[number])).sum::<u64>()
         };
-        kernels()
-            .enumerate()
-            .filter(|(number, _)| sum(*number, |count| count.calls) > 0)
-            .map(|(number, kernel)| KernelCount {
-                id: kernel.id.to_owned(),
-                calls: sum(number, |count| count.calls),
-                rows: sum(number, |count| count.rows),
-                rescored_rows: 0,
-                bytes: sum(number, |count| count.bytes),
-                nanoseconds: self.nanoseconds[number],
-            })
-            .collect()
+        let matmul = kernels().enumerate().map(|(number, kernel)| KernelCount {
+            id: kernel.id.to_owned(),
+            calls: sum(number, |count| count.calls),
+            rows: sum(number, |count| count.rows),
+            rescored_rows: self.rescored[number].0,
+            bytes: sum(number, |count| count.bytes) + self.rescored[number].1,
+            nanoseconds: self.nanoseconds[number],
+        });
+        let head = HEAD.iter().zip(&self.searches).map(|(kernel, search)| KernelCount {
+            id: kernel.id.to_owned(),
+            calls: search.calls,
+            rows: search.read.rows,
+            rescored_rows: search.read.refined,
+            bytes: search.read.bytes,
+            nanoseconds: search.nanoseconds,
+        });
+        matmul.chain(head).filter(|count| count.calls + count.rescored_rows > 0).collect()
     }
 }

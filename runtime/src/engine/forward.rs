@@ -4,8 +4,9 @@
 //! cache, logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
 
 use super::attention::{self, Attention, Place};
-use super::batch::Row;
+use super::batch::{Best, Row};
 use super::compute::{Compute, Scratch};
+use super::head::CompactHead;
 use super::kv_cache::KvCache;
 use super::pages::SequenceId;
 use super::rope::Rope;
@@ -16,6 +17,7 @@ use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::{Error, Result};
 use bitforge_schema::protocol::TapPoint;
 use std::path::Path;
+use std::time::Instant;
 
 /// Scratch memory of a forward pass. Sizes in elements; T is the largest number of tokens.
 pub(super) struct Buffers {
@@ -32,8 +34,9 @@ pub(super) struct Buffers {
     scratch: Scratch,
     angles: Vec<f32>,                // [T, cosines then sines]
     attend: Vec<attention::Scratch>, // per thread
-    logits: Vec<f32>,                // [logits rows, vocab]
-    places: Vec<Place>,              // [T]
+    split: attention::Split,
+    logits: Vec<f32>,   // [logits rows, vocab]
+    places: Vec<Place>, // [T]
     tokens: usize,
 }
 
@@ -67,6 +70,7 @@ impl Buffers {
             scratch: Scratch::new(tokens, widest),
             angles: f32s(config.rope_dim),
             attend: (0..threads).map(|_| attention::Scratch::new(cache)).collect(),
+            split: attention::Split::new(cache, threads),
             logits: vec![0.0; logits_rows * model.vocab_size()],
             places: Vec::with_capacity(tokens),
             tokens,
@@ -297,10 +301,10 @@ impl<'a> Step<'a> {
         };
         let out = &mut b.attention[..m * query];
         if m == 1 {
-            return attention.run(self.compute.pool, &mut b.attend, out);
+            return attention.run(self.compute.pool, &mut b.attend, &mut b.split, out);
         }
         let by_head = &mut b.by_head[..m * query];
-        attention.run(self.compute.pool, &mut b.attend, by_head);
+        attention.run(self.compute.pool, &mut b.attend, &mut b.split, by_head);
         let (group, by_head) = (query / config.kv_heads, &*by_head);
         self.compute.pool.for_each_chunk(out, query, |row, out| {
             for (head, out) in out.chunks_exact_mut(group).enumerate() {
@@ -322,6 +326,18 @@ impl<'a> Step<'a> {
             [(self.model.head(), &mut *logits)],
         );
         logits
+    }
+
+    /// Searches the head for what the rows `rows` of the last pass want; see [`CompactHead::found`].
+    pub(super) fn search(mut self, compact: &mut CompactHead, rows: &[usize], wants: &[Best]) {
+        self.norm_rows(rows);
+        let (matrix, b) = (self.model.head(), &mut *self.buffers);
+        let normed = &b.normed[..rows.len() * self.model.config.hidden];
+        let (kernel, packed) = self.compute.pack(&mut b.scratch, normed, matrix);
+        let started = Instant::now();
+        let read = compact.search(self.compute.pool, matrix, kernel, packed, wants);
+        let wall_ns = started.elapsed().as_nanos() as u64;
+        self.compute.counters.add_search(wall_ns, compact.kernel(), read, (kernel, matrix.row_bytes));
     }
 
     /// normed = final norm of the given rows of the last pass.

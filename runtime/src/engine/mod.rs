@@ -10,6 +10,9 @@ pub mod batch;
 mod compute;
 mod counters;
 mod forward;
+pub mod head;
+#[cfg(test)]
+mod head_laws;
 pub mod kv_cache;
 #[cfg(test)]
 mod laws;
@@ -19,7 +22,7 @@ mod rope;
 mod sequences;
 pub mod taps;
 
-pub use batch::{Answer, Batch, Sequences, Want};
+pub use batch::{Answer, Batch, Best, Sequences, Want};
 
 use crate::gguf::{Gguf, Mapping};
 use crate::kernels::select::KernelRequest;
@@ -34,6 +37,7 @@ use bitforge_schema::selection::Selection;
 use compute::Compute;
 use counters::Counters;
 use forward::{Buffers, Limits, Step};
+use head::{CompactHead, HeadMode};
 use kv_cache::{KvCache, KvShape, KvType};
 use pages::{PAGE, SequenceId};
 use repack::MOST_ROWS_PER_CHUNK;
@@ -61,6 +65,7 @@ pub struct EngineOptions {
     /// The KV cache has room for so many sequences of full length; 0 is as 1. There may be more that are shorter.
     pub sequences: usize,
     pub kv: KvType,
+    pub head: HeadMode,
     pub activation_quant: ActivationQuant,
     pub kernels: KernelRequest,
     pub weights: WeightOptions,
@@ -80,6 +85,8 @@ pub struct Engine {
     own: SequenceId,
     rope: Rope,
     buffers: Buffers,
+    /// The compact copy of the head, where there is one.
+    head: Option<CompactHead>,
     counters: Counters,
     pending: sequences::Pending,
     activation_quant: ActivationQuant,
@@ -131,6 +138,8 @@ impl Engine {
             threads: pool.threads(),
         };
         repack::repack(&mut model, &kernels, options.activation_quant, &mut pool);
+        let head = (options.head == HeadMode::TwoStage && CompactHead::fits(model.head()))
+            .then(|| CompactHead::new(model.head(), kernels.head, &mut pool));
         let buffers = Buffers::new(&model, &cache, &limits);
         let tile = MOST_ROWS_PER_CHUNK * limits.tokens.max(limits.logits_rows);
         let counters = Counters::new(pool.threads(), repack::scratch_bytes(&model), tile);
@@ -143,6 +152,7 @@ impl Engine {
             own: cache.open(),
             cache,
             buffers,
+            head,
             counters,
             pending: sequences::Pending::new(limits.tokens),
             activation_quant: options.activation_quant,
@@ -205,9 +215,24 @@ impl Engine {
         self.cache.shape().bytes().expect("the cache was allocated with this shape")
     }
 
+    /// How the best candidates are found: in two stages only where the head has a compact copy.
+    pub fn head_mode(&self) -> HeadMode {
+        if self.head.is_some() { HeadMode::TwoStage } else { HeadMode::Full }
+    }
+
+    /// Bytes of the compact copy of the head; 0 where there is none.
+    pub fn compact_head_bytes(&self) -> usize {
+        self.head.as_ref().map_or(0, CompactHead::bytes)
+    }
+
     /// Bytes of keys and values that attention reads at `positions` positions.
     pub fn kv_bytes_of(&self, positions: usize) -> usize {
         self.cache.shape().bytes_of(positions)
+    }
+
+    /// The sequence of the methods that name none.
+    pub fn sequence(&self) -> SequenceId {
+        self.own
     }
 
     /// Positions in use.
@@ -236,6 +261,26 @@ impl Engine {
     /// No tokens, a token outside the vocabulary, no room in the context, or an interrupt. The positions in
     /// use are as before then.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        let last = self.evaluate_own(tokens)?;
+        Ok(self.step(None).head(&[last]))
+    }
+
+    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits.
+    pub fn prefill_for(&mut self, tokens: &[u32], want: Want) -> Result<Answer<'_>> {
+        let last = self.evaluate_own(tokens)?;
+        if let Want::Best(want) = want {
+            self.search_head(&[last], &[want]);
+        }
+        match &self.head {
+            Some(head) if matches!(want, Want::Best(_)) && head.found(0).is_some() => {
+                Ok(Answer::Best(self.head.as_ref().and_then(|head| head.found(0)).expect("it was there")))
+            }
+            _ => Ok(Answer::Logits(self.step(None).head(&[last]))),
+        }
+    }
+
+    /// Evaluates `tokens` in the own sequence; returns the number of the last row in the last pass.
+    fn evaluate_own(&mut self, tokens: &[u32]) -> Result<usize> {
         if tokens.is_empty() {
             return Err(nothing_to_evaluate());
         }
@@ -245,7 +290,7 @@ impl Engine {
         for chunk in tokens.chunks(chunk_len) {
             self.evaluate_chunk(chunk, start, None)?;
         }
-        Ok(self.step(None).head(&[(tokens.len() - 1) % chunk_len]))
+        Ok((tokens.len() - 1) % chunk_len)
     }
 
     /// Evaluates one token; returns the logits [vocab] of the next.

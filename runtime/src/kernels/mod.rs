@@ -10,6 +10,7 @@
 //! activations a call holds, bit for bit.
 
 pub mod arch;
+pub mod head;
 pub mod level;
 pub mod ops;
 pub mod panel;

@@ -3,6 +3,7 @@
 //! Adding a kernel is one file under `arch/` and one row here.
 
 use super::arch;
+use super::head::HeadKernel;
 use super::level::SimdLevel;
 use super::ops::Ops;
 use super::{PanelTile, Tile};
@@ -127,4 +128,15 @@ pub const OPS: &[Ops] = &[
     arch::all::ops::OPS,
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::ops::OPS,
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::ops::OPS_AVX512,
+];
+
+/// Every instance of the functions of the compact output head.
+pub const HEAD: &[HeadKernel] = &[
+    arch::all::head::HEAD,
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::head::HEAD,
+    #[cfg(target_arch = "x86_64")]
+    arch::x86_64::head_avx512::HEAD,
 ];

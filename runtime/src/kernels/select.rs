@@ -2,8 +2,9 @@
 
 use super::SimdLevel;
 use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
+use super::head::HeadKernel;
 use super::ops::Ops;
-use super::registry::{MATMUL, MatmulKernel, OPS, Shape};
+use super::registry::{HEAD, MATMUL, MatmulKernel, OPS, Shape};
 use crate::quant::activation::ActivationType;
 use crate::quant::panels::Layout;
 use crate::tensor::TensorType;
@@ -45,6 +46,7 @@ impl std::fmt::Display for KernelRequest {
 pub struct KernelSet {
     pub level: SimdLevel,
     pub ops: Ops,
+    pub head: HeadKernel,
     pub selection: Selection,
     usable: Vec<SimdLevel>,
     plans: Vec<((TensorType, ActivationType), Plans)>,
@@ -108,6 +110,7 @@ impl KernelSet {
         let usable: Vec<_> =
             compiled.iter().copied().filter(usable).filter(|usable| *usable <= level).collect();
         let ops = OPS.iter().filter(|ops| usable.contains(&ops.level)).max_by_key(|ops| ops.level);
+        let head = HEAD.iter().filter(|head| usable.contains(&head.level)).max_by_key(|head| head.level);
         let selection = Selection {
             requested: request.to_string(),
             compiled: names(&compiled),
@@ -118,6 +121,7 @@ impl KernelSet {
         Ok(KernelSet {
             level,
             ops: *ops.expect("the scalar level has every operation"),
+            head: *head.expect("the scalar level has every function"),
             selection,
             plans: plans(&usable),
             usable,

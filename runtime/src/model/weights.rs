@@ -9,6 +9,7 @@ use crate::quant::{self, I2sError, I2sLayout, i2s};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a file does not say about its packed weights.
@@ -85,6 +86,15 @@ impl Matrix {
         }
     }
 
+    /// A matrix of rows packed elsewhere.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(name: &str, ty: TensorType, rows: usize, columns: usize, bytes: Vec<u8>) -> Self {
+        let row_bytes = ty.row_bytes(columns as u64).expect("whole blocks") as usize;
+        assert_eq!(bytes.len(), rows * row_bytes);
+        let (name, data) = (name.to_owned(), Data::Converted(bytes));
+        Matrix { name, ty, rows, columns, row_bytes, tensor_scale: 1.0, data, panels: None }
+    }
+
     /// The repacked rows, where there are any.
     pub fn panels(&self) -> Option<&Panels> {
         self.panels.as_ref()
@@ -100,6 +110,14 @@ impl Matrix {
         self.panels = Some(panels);
         if let Data::File { gguf, tensor, .. } = &self.data {
             gguf.forget(gguf.data(&gguf.tensors()[*tensor]));
+        }
+    }
+
+    /// Takes the pages of rows that will seldom be read out of memory; they come back when they are.
+    pub(crate) fn release_rows(&self, rows: Range<usize>) {
+        if let Data::File { gguf, tensor, .. } = &self.data {
+            let rows = rows.start * self.row_bytes..rows.end * self.row_bytes;
+            gguf.forget(&gguf.data(&gguf.tensors()[*tensor])[rows]);
         }
     }
 

@@ -4,6 +4,7 @@
 //! says so; that is never a pass. Deliberately absent: reading files of models (the binary is asked), and replay
 //! (see [`super::verify`]), which runs the binary.
 
+use super::counters::{counters, two_stage};
 use super::store;
 use crate::crossval::ModelFacts;
 use crate::crossval::lane::problems;
@@ -14,8 +15,8 @@ use bitforge_receipt_schema::bench::{Bench, Series};
 use bitforge_receipt_schema::crossval::{Crossval, Verdict};
 use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, Run, TokenizerAuthority};
 use bitforge_receipt_schema::{Body, FileFacts, Receipt};
+use bitforge_schema::protocol::KernelCount;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Number, name, and what a pass shows. `docs/reference/receipts.md` is generated from this table.
@@ -82,13 +83,13 @@ pub struct Evidence {
     pub receipts: PathBuf,
 }
 
-type Judged = (Judgement, String);
+pub(super) type Judged = (Judgement, String);
 
-fn pass(detail: impl Into<String>) -> Judged {
+pub(super) fn pass(detail: impl Into<String>) -> Judged {
     (Judgement::Pass, detail.into())
 }
 
-fn fails(detail: impl Into<String>) -> Judged {
+pub(super) fn fails(detail: impl Into<String>) -> Judged {
     (Judgement::Fail, detail.into())
 }
 
@@ -214,80 +215,6 @@ fn kernels(body: &Body, evidence: &Evidence) -> Judged {
     pass(format!("{} in the registry", counts.len()))
 }
 
-fn counters(run: &Run, evidence: &Evidence) -> Judged {
-    let work = &run.work;
-    if let Some(facts) = &evidence.facts
-        && let Some(problem) = other_shape(&run.model.matrices, facts)
-    {
-        return fails(problem);
-    }
-    let chunks = (work.prompt_tokens.len() as u64).div_ceil(PREFILL_CHUNK);
-    let prompts = u64::from(!work.prompt_tokens.is_empty());
-    let (mut rows, mut bytes) = (BTreeMap::new(), BTreeMap::new());
-    for matrix in &run.model.matrices {
-        let (times, passes) = match matrix.role {
-            MatrixRole::Layer => (work.evaluated_tokens, chunks + work.decoded_tokens),
-            MatrixRole::Head => (work.logits_positions, prompts + work.decoded_tokens),
-        };
-        *rows.entry(matrix.weight_type.to_lowercase()).or_insert(0u64) += matrix.rows * times;
-        *bytes.entry(matrix.weight_type.to_lowercase()).or_insert(0u64) += matrix.bytes * passes;
-    }
-    let tokens = work.prompt_tokens.len() as u64 + work.decoded_tokens;
-    if tokens != work.evaluated_tokens {
-        return fails(format!("{} tokens were evaluated, and {tokens} were to be", work.evaluated_tokens));
-    }
-    let counted = |ty: &str, of: fn(&bitforge_schema::protocol::KernelCount) -> u64| -> u64 {
-        run.kernels.iter().filter(|count| count.id.split('.').next() == Some(ty)).map(of).sum()
-    };
-    for (ty, expected) in &rows {
-        for (what, expected, found) in [
-            ("dot products", *expected, counted(ty, |count| count.rows)),
-            ("bytes", bytes[ty], counted(ty, |count| count.bytes)),
-        ] {
-            if found.abs_diff(expected) as f64 > 0.01 * expected as f64 {
-                return fails(format!(
-                    "{found} {what} of {ty} were counted, and the work asks for {expected}"
-                ));
-            }
-        }
-    }
-    if let Some(count) =
-        run.kernels.iter().find(|count| !rows.contains_key(count.id.split('.').next().unwrap_or("")))
-    {
-        return fails(format!("{} was counted, and the model has no such weights", count.id));
-    }
-    let source = if evidence.facts.is_some() { "the model file's" } else { "the receipt's own" };
-    pass(format!("{} tokens by {source} shape", work.evaluated_tokens))
-}
-
-/// Tokens that the engine evaluates together in a prefill, which go through the weights once.
-const PREFILL_CHUNK: u64 = 128;
-
-/// How the matrices of the receipt differ from those in the file.
-fn other_shape(matrices: &[MatrixFacts], facts: &ModelFacts) -> Option<String> {
-    let linear = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
-    let head = facts
-        .tensor("output.weight")
-        .or(facts.tensor("token_embd.weight"))
-        .map(|tensor| tensor.name.as_str());
-    let mut expected: BTreeMap<(bool, String), u64> = BTreeMap::new();
-    for tensor in &facts.tensors {
-        let part = tensor.name.strip_prefix("blk.").and_then(|name| name.split('.').nth(1));
-        let is_head = head == Some(tensor.name.as_str());
-        if is_head || part.is_some_and(|part| linear.contains(&part)) && tensor.name.ends_with(".weight") {
-            let rows = tensor.dims.get(1).copied().unwrap_or(1);
-            *expected.entry((is_head, tensor.ty.clone())).or_default() += rows;
-        }
-    }
-    let mut listed: BTreeMap<(bool, String), u64> = BTreeMap::new();
-    for matrix in matrices {
-        *listed.entry((matrix.role == MatrixRole::Head, matrix.weight_type.clone())).or_default() +=
-            matrix.rows;
-    }
-    (expected != listed)
-        .then(|| format!("the file has the matrices {expected:?}, and the receipt lists {listed:?}"))
-}
-
 fn roofline(body: &Body) -> Judged {
     match body {
         Body::Run(run) => run_roofline(run),
@@ -318,7 +245,18 @@ fn run_roofline(run: &Run) -> Judged {
     let (Some(peak), true) = (run.peak_bandwidth, work.decode_ns > 0) else {
         return could_not("no bandwidth was sampled, or nothing was decoded");
     };
-    let speed = bytes as f64 * work.decoded_tokens as f64 / (work.decode_ns as f64 * 1e-9);
+    // A searched head reads less than all of itself.
+    let head = |count: &&KernelCount| count.id.starts_with("head.");
+    let searched: u64 = run.kernels.iter().filter(head).map(|count| count.bytes).sum();
+    let bytes = match two_stage(run) {
+        None => bytes as f64,
+        Some(_) => {
+            let is_layer = |matrix: &&MatrixFacts| matrix.role == MatrixRole::Layer;
+            let layers: u64 = run.model.matrices.iter().filter(is_layer).map(|matrix| matrix.bytes).sum();
+            layers as f64 + searched as f64 / work.logits_positions.max(1) as f64
+        }
+    };
+    let speed = bytes * work.decoded_tokens as f64 / (work.decode_ns as f64 * 1e-9);
     below(speed, peak)
 }
 

@@ -163,17 +163,14 @@ fn find_model(ctx: &Ctx, facts: &FileFacts) -> Result<Option<PathBuf>> {
 fn kernels(ctx: &Ctx, binary: &Path) -> Result<Vec<(String, String)>> {
     #[derive(Deserialize)]
     struct Kernels {
-        kernels: Vec<Kernel>,
-    }
-    #[derive(Deserialize)]
-    struct Kernel {
-        id: String,
-        level: String,
+        kernel_ids: Vec<String>,
     }
     let text = proc::read(ctx, &Command::new(binary).args(["kernels", "--json"]))?;
     let kernels: Kernels =
         serde_json::from_str(&text).with_context(|| format!("the kernels of {}", binary.display()))?;
-    Ok(kernels.kernels.into_iter().map(|kernel| (kernel.id, kernel.level)).collect())
+    // An id ends with its level.
+    let level = |id: &str| id.rsplit('.').next().unwrap_or_default().to_owned();
+    Ok(kernels.kernel_ids.into_iter().map(|id| (level(&id), id)).map(|(level, id)| (id, level)).collect())
 }
 
 fn replay(

@@ -7,6 +7,8 @@ pub mod all;
 #[cfg(test)]
 mod attention_tests;
 #[cfg(test)]
+mod head_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;

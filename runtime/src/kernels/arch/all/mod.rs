@@ -1,6 +1,7 @@
 //! Scalar kernels: the definition of right, down to the order of every float operation.
 
 pub mod attention;
+pub mod head;
 pub(super) mod matmul;
 mod matmul_float;
 pub(super) mod matmul_k;

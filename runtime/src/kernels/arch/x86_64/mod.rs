@@ -1,6 +1,10 @@
 //! x86-64 kernels, checked against [`super::all`] bit for bit: AVX2 (with FMA and F16C) for rows as they lie in the file;
 //! AVX2, AVX-VNNI and AVX-512 for repacked rows (`panels_*`).
 
+mod attention;
+mod attention_avx512;
+pub mod head;
+pub mod head_avx512;
 mod matmul;
 mod matmul_compiled;
 mod matmul_float;
