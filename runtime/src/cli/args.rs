@@ -1,5 +1,6 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
+use super::models_args::ModelsCommand;
 use crate::chat::ChatMode;
 use crate::gguf::Mapping;
 use crate::quant::activation::ActivationQuant;
@@ -12,11 +13,13 @@ use std::path::PathBuf;
 Examples:
   bitnet run --model smollm2-135m --prompt 'The capital of France is' --max-tokens 32
   bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
+  bitnet models fetch bitnet-2b4t
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
 
-Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 7 refused in strict
-mode, 8 limit reached, 9 kernels differ, 130 interrupted.")]
+Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 6 network, 7 refused in
+strict mode, 8 limit reached, 9 kernels differ, 10 a tool is missing, 13 gated, 14 mismatch,
+15 offline, 130 interrupted.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -34,6 +37,9 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
+    /// Fetch, verify, locate, compare and bundle models
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Measure prompt processing and generation
     Bench(BenchArgs),
     /// List the kernels of this build, and which one this CPU would get
@@ -50,6 +56,7 @@ impl Command {
             Command::Logits(args) => args.json,
             Command::Evaluate(_) => false,
             Command::Inspect(args) => args.json,
+            Command::Models(command) => command.json(),
             Command::Bench(args) => args.json,
             Command::Kernels(args) => args.json,
             Command::Limits(args) => args.json,
@@ -68,7 +75,7 @@ pub enum Format {
 /// Which file, and how its bytes are taken.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// A GGUF file, or a name of the catalog (`cargo xtask models list`)
+    /// A GGUF file, or a model that was fetched (`bitnet models list`)
     #[arg(long, short, value_name = "PATH|NAME")]
     pub model: String,
     /// Read the file into memory instead of mapping it
@@ -296,6 +303,9 @@ pub struct EvaluateArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Positions to state the memory for (default: what the model was trained for, 4096 at most)
+    #[arg(long, short, value_name = "N")]
+    pub ctx_size: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -14,10 +14,15 @@ mod digest;
 mod evaluate;
 mod format;
 mod inspect;
+mod inspect_run;
 mod json;
 mod kernels;
 mod limits;
 mod logits;
+mod models;
+mod models_args;
+mod models_diff;
+mod models_progress;
 mod output_file;
 mod progress;
 mod prompt;
@@ -59,6 +64,7 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Logits(args) => logits::run(ctx, args),
         Command::Evaluate(args) => evaluate::run(ctx, args),
         Command::Inspect(args) => inspect::run(ctx, args),
+        Command::Models(command) => models::run(ctx, command),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),
         Command::Limits(args) => limits::run(ctx, args),
