@@ -196,6 +196,7 @@ fn transfer_all(
         for worker in workers {
             worker.join().expect("a worker does not panic");
         }
+        shared.show(shown);
         hashing.join().expect("the hasher does not panic")
     });
     ctx.check_interrupt().map_err(Fault::Fatal)?;

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of a block, the unit of what is fetched again.
@@ -58,6 +58,12 @@ impl Partial {
     ) -> Result<Self> {
         let path = with_suffix(target, ".partial");
         let journal_path = with_suffix(target, ".journal");
+        // What is allocated already need not be free; a length out of this world ends here.
+        let allocated = fs::metadata(&path).map_or(0, |meta| meta.blocks().saturating_mul(512));
+        place::require_space(
+            path.parent().unwrap_or(Path::new(".")),
+            identity.bytes.saturating_sub(allocated),
+        )?;
         let records = read(&journal_path, identity);
         let fits = fs::metadata(&path).is_ok_and(|meta| meta.len() == identity.bytes);
         let (mut have, mut crcs) = (vec![false; blocks(identity.bytes)], vec![0u32; blocks(identity.bytes)]);
@@ -72,11 +78,6 @@ impl Partial {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(|error| Error::io(&path, error))?;
-        let present = have.iter().filter(|have| **have).count() as u64 * BLOCK;
-        place::require_space(
-            path.parent().unwrap_or(Path::new(".")),
-            identity.bytes.saturating_sub(present),
-        )?;
         file.set_len(identity.bytes).map_err(|error| Error::io(&path, error))?;
         let hasher = check(ctx, &path, &file, identity.bytes, &mut have, &crcs, expected)?;
         let journal = begin(&journal_path, identity, &have, &crcs)?;

@@ -146,7 +146,7 @@ impl fmt::Display for HubSpec {
 
 /// A plain word, with the signs that versions and tags may hold besides.
 fn is_version(text: &str) -> bool {
-    is_plain(&text.replace(['+', '!'], "-").replace('-', "_"))
+    is_plain(&text.replace(['+', '!'], "_"))
 }
 
 /// The last part of a URL's path.

@@ -223,7 +223,7 @@ fn an_interrupt_ends_it_at_once_and_keeps_what_arrived() {
     let interrupt = site.interrupt.clone();
     let watch = |event| {
         if let Event::Progress { done, .. } = event
-            && done > 2 << 20
+            && done >= 2 << 20
         {
             interrupt.store(true, Ordering::Relaxed);
         }
@@ -252,6 +252,9 @@ fn a_proxy_is_used_where_the_variables_say_so() {
     site.hub.add(REPO, "small.txt", b"hello\n".to_vec());
     let fetched = site.fetch("hf:owner/model:small.txt").expect("through the proxy");
     assert_eq!(read(&fetched[0].path), b"hello\n");
+    assert!(
+        site.hub.log().iter().any(|logged| (&*logged.method, &*logged.path) == ("CONNECT", "hub.invalid:80"))
+    );
     site.more.push(("NO_PROXY", "hub.invalid".into()));
     std::fs::remove_dir_all(site.path("hub")).expect("removed");
     let error = site.fetch("hf:owner/model:small.txt").expect_err("nobody knows hub.invalid");

@@ -2,8 +2,8 @@
 //!
 //! In: files and [`Fault`]s. Out: the subset of the Hugging Face hub's protocol that a download uses, on two ports: the
 //! hub itself (`/OWNER/NAME/resolve/REVISION/FILE`, `/api/models/..`) and the storage that it redirects to, which is
-//! another origin. `/plain/FILE` on the hub's port is an ordinary web server; requests with a whole URL are answered
-//! as a proxy would. Everything asked for is in [`Hub::log`]. Deliberately absent: anything that a client of the real
+//! another origin. `/plain/FILE` on the hub's port is an ordinary web server; `CONNECT` makes it a proxy to itself,
+//! whatever the host. Everything asked for is in [`Hub::log`]. Deliberately absent: anything that a client of the real
 //! hub would not notice, and any limit on speed.
 
 pub mod content;

@@ -115,11 +115,6 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
         let Some((name, value)) = text.split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    // A proxy is asked for whole URLs.
-    let path = match path.split_once("://") {
-        Some((_, rest)) => rest.split_once('/').map_or("/".into(), |(_, path)| format!("/{path}")),
-        None => path,
-    };
     Some(Request { method, path, headers })
 }
 
@@ -136,6 +131,10 @@ fn answer(request: &Request, stream: &mut TcpStream, state: &State, at_storage: 
         authorization: request.headers.get("authorization").cloned(),
         at_storage,
     });
+    if request.method == "CONNECT" {
+        // As a proxy would, but every host is this one.
+        return write!(stream, "HTTP/1.1 200 Connected\r\n\r\n").ok();
+    }
     let path = request.path.split('?').next().unwrap_or_default();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
