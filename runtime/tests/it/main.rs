@@ -5,6 +5,7 @@
 
 mod errors;
 mod fetch_cache;
+mod fetch_cli;
 mod fetch_faults;
 mod fetch_support;
 mod golden;
