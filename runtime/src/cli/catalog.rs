@@ -7,6 +7,7 @@ use crate::models::{Context, Spec, fetch};
 use crate::{Error, Result};
 use bitforge_schema::catalog::Catalog;
 use bitforge_schema::env::Env;
+use bitforge_schema::paths::cache_dir;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,11 @@ pub fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
         } else {
             Err(unknown(model, &catalog))
         };
+    }
+    if cache_dir(env).is_none() {
+        let what = format!("there is no cache folder to look for model '{model}' in");
+        let remedy = format!("set BITNET_CACHE_DIR, then run `bitnet models fetch {model}`");
+        return Err(Error::not_found(what, remedy));
     }
     let found = fetch::locate(&Context::new(env, Arc::default(), true, &|_| ())?, &Spec::parse(model)?)?;
     if found.is_dir() {

@@ -2,7 +2,8 @@
 
 use super::format::mebibytes;
 use super::json::{InspectOutput, KernelUse, MemorySummary};
-use crate::engine::kv_cache::KvShape;
+use crate::engine::kv_cache::{KvShape, KvType};
+use crate::engine::pages::PAGE;
 use crate::gguf::Gguf;
 use crate::kernels::KernelSet;
 use crate::kernels::select::KernelRequest;
@@ -19,7 +20,8 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub fn memory(gguf: &Gguf, config: &ModelConfig, context: Option<usize>) -> Result<MemorySummary> {
     let context = context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
     let ModelConfig { layers, kv_heads, head_dim, .. } = *config;
-    let kv = KvShape { layers, kv_heads, head_dim, capacity: context }.bytes();
+    let (pages, ty) = (context.div_ceil(PAGE), KvType::default());
+    let kv = KvShape { layers, kv_heads, head_dim, context, pages, ty }.bytes();
     let weights: u64 = gguf.tensors().iter().filter_map(|info| info.len).fold(0, u64::saturating_add);
     let total = kv.and_then(|kv| Some((kv as u64, weights.checked_add(kv as u64)?)));
     let (kv_cache_bytes, total_bytes) = total.ok_or_else(|| {

@@ -31,6 +31,7 @@ pub fn engine(engine: &Engine) -> EngineSummary {
         threads: engine.threads(),
         context_size: engine.context(),
         kv_cache_bytes: engine.kv_bytes(),
+        kv_type: engine.kv_type().name(),
         activation_quant: ActivationMode::from(engine.activation_quant()).name(),
         selection: engine.selection().clone(),
     }

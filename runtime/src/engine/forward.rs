@@ -1,14 +1,16 @@
-//! One forward pass over a chunk of tokens: the graphs of `llama`, `bitnet` and `bitnet-b1.58`.
+//! One forward pass over the rows of a batch: the graphs of `llama`, `bitnet` and `bitnet-b1.58`.
 //!
-//! In: token ids and their first position. Out: hidden states in the buffers, keys and values in the cache,
-//! logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
+//! In: token ids, each with its sequence and position. Out: hidden states in the buffers, keys and values in the
+//! cache, logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
 
+use super::attention::{self, Attention, Place};
+use super::batch::Row;
 use super::compute::{Compute, Scratch};
 use super::kv_cache::KvCache;
+use super::pages::SequenceId;
 use super::rope::Rope;
 use super::taps::{TapSink, Tapped};
 use crate::kernels::KernelSet;
-use crate::kernels::ops::Attend;
 use crate::model::{HiddenActivation, Linear, Model, RopePairing};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::{Error, Result};
@@ -22,15 +24,16 @@ pub(super) struct Buffers {
     q: Vec<f32>,         // [T, query]
     k: Vec<f32>,         // [T, kv]
     v: Vec<f32>,         // [T, kv]
-    kv_half: Vec<u16>,   // [2, kv]
     attention: Vec<f32>, // [T, query]
+    by_head: Vec<f32>,   // [kv heads, T, heads of a group, head_dim]
     gate: Vec<f32>,      // [T, feed_forward]
     up: Vec<f32>,        // [T, feed_forward]
     projected: Vec<f32>, // [T, hidden]
     scratch: Scratch,
-    angles: Vec<f32>,      // [T, cosines then sines]
-    attend: Vec<Vec<f32>>, // per thread, scratch of one head's attention
-    logits: Vec<f32>,      // [logits rows, vocab]
+    angles: Vec<f32>,                // [T, cosines then sines]
+    attend: Vec<attention::Scratch>, // per thread
+    logits: Vec<f32>,                // [logits rows, vocab]
+    places: Vec<Place>,              // [T]
     tokens: usize,
 }
 
@@ -38,16 +41,14 @@ pub(super) struct Buffers {
 pub(super) struct Limits {
     /// Tokens of one chunk.
     pub tokens: usize,
-    /// Positions whose logits are computed together.
+    /// Rows whose logits are computed together.
     pub logits_rows: usize,
-    /// Positions of the KV cache.
-    pub capacity: usize,
     pub threads: usize,
 }
 
 impl Buffers {
-    pub(super) fn new(model: &Model, limits: &Limits) -> Self {
-        let Limits { tokens, logits_rows, capacity, threads } = *limits;
+    pub(super) fn new(model: &Model, cache: &KvCache, limits: &Limits) -> Self {
+        let Limits { tokens, logits_rows, threads } = *limits;
         let config = &model.config;
         let (query, kv, ffn) = (config.query_dim(), config.kv_dim(), config.feed_forward);
         let widest = config.hidden.max(query).max(ffn);
@@ -61,22 +62,28 @@ impl Buffers {
             q: f32s(query),
             k: f32s(kv),
             v: f32s(kv),
-            kv_half: vec![0; 2 * kv],
             attention: f32s(query),
+            by_head: f32s(query),
             gate: f32s(ffn),
             up: f32s(ffn),
             projected: f32s(config.hidden),
             scratch: Scratch::new(tokens, widest, side_by_side),
             angles: f32s(config.rope_dim),
-            attend: vec![vec![0.0; Attend::scratch_len(capacity, config.head_dim)]; threads],
+            attend: (0..threads).map(|_| attention::Scratch::new(cache)).collect(),
             logits: vec![0.0; logits_rows * model.vocab_size()],
+            places: Vec::with_capacity(tokens),
             tokens,
         }
     }
 
-    /// The largest chunk of tokens.
+    /// The largest number of rows.
     pub(super) fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Where the rows of the pass to come are.
+    pub(super) fn places(&mut self) -> &mut Vec<Place> {
+        &mut self.places
     }
 }
 
@@ -95,25 +102,19 @@ pub(super) fn check_runnable(model: &Model, path: &Path, mode: ActivationQuant) 
     Ok(())
 }
 
-/// Drops positions from the cache and rotates the keys that move; see [`super::Engine::shift_context`].
+/// Drops positions from the cache and rotates the keys that move; see [`super::batch::Sequences::shift`].
 pub(super) fn shift(
     cache: &mut KvCache,
     model: &Model,
     rope: &Rope,
     kernels: &KernelSet,
-    keep: usize,
-    discard: usize,
+    id: SequenceId,
+    (keep, discard): (usize, usize),
 ) -> Result<()> {
     let mut angles = vec![0.0; 2 * rope.pairs()];
     rope.angles(-(discard as i64), &mut angles);
-    let mut head = vec![0.0; model.config.head_dim];
-    cache.shift(keep, discard, |key| {
-        for (wide, half) in head.iter_mut().zip(key.iter()) {
-            *wide = half::f16::from_bits(*half).to_f32();
-        }
-        rotate(kernels, model.config.rope_pairing, &mut head[..2 * rope.pairs()], &angles);
-        // SAFETY: the kernel set was selected for this CPU.
-        unsafe { (kernels.ops.f16_from_f32)(&head, key) };
+    cache.shift(kernels, id, (keep, discard), |key| {
+        rotate(kernels, model.config.rope_pairing, &mut key[..2 * rope.pairs()], &angles);
     })
 }
 
@@ -128,24 +129,23 @@ pub(super) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// Runs `tokens` at `position` through every layer; the result is in `buffers.hidden`.
-    pub(super) fn layers(mut self, tokens: &[u32], position: usize) {
-        let config = &self.model.config;
-        let embedding = &self.model.embedding;
-        for (token, hidden) in tokens.iter().zip(self.buffers.hidden.chunks_exact_mut(config.hidden)) {
-            embedding.dequantize_row(*token as usize, hidden);
+    /// Runs `rows`, which are at `buffers.places`, through every layer; the result is in `buffers.hidden`.
+    pub(super) fn layers(mut self, rows: &[Row]) {
+        let (config, m) = (&self.model.config, rows.len());
+        let b = &mut *self.buffers;
+        for (row, hidden) in rows.iter().zip(b.hidden.chunks_exact_mut(config.hidden)) {
+            self.model.embedding.dequantize_row(row.token as usize, hidden);
         }
-        for (index, angles) in
-            self.buffers.angles.chunks_exact_mut(config.rope_dim).take(tokens.len()).enumerate()
-        {
-            self.rope.angles((position + index) as i64, angles);
+        for ((_, position), angles) in b.places.iter().zip(b.angles.chunks_exact_mut(config.rope_dim)) {
+            self.rope.angles(*position as i64, angles);
         }
-        let len = tokens.len() * config.hidden;
+        // Who taps evaluates one sequence at a time.
+        let position = b.places[0].1;
         let at = At { layer: None, position };
-        tap(&mut self.taps, at, TapPoint::Embedding, config.hidden, &self.buffers.hidden[..len]);
+        tap(&mut self.taps, at, TapPoint::Embedding, config.hidden, &b.hidden[..m * config.hidden]);
         for layer in 0..config.layers {
-            self.attention(layer, tokens.len(), position);
-            self.feed_forward(layer, tokens.len(), position);
+            self.attention(layer, m, position);
+            self.feed_forward(layer, m, position);
         }
     }
 
@@ -174,8 +174,8 @@ impl<'a> Step<'a> {
         self.rotate_queries_and_keys(m);
         tap(&mut self.taps, at, TapPoint::QueryRope, query, &self.buffers.q[..m * query]);
         tap(&mut self.taps, at, TapPoint::KeyRope, kv, &self.buffers.k[..m * kv]);
-        self.store_keys_and_values(index, m, position);
-        self.attend(index, m, position);
+        self.store_keys_and_values(index, m);
+        self.attend(index, m);
         let (attention, normed) =
             (&self.buffers.attention[..m * query], &mut self.buffers.normed[..m * query]);
         tap(&mut self.taps, at, TapPoint::Attention, query, attention);
@@ -274,61 +274,71 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Rounds queries to half precision, and writes keys and values to the cache as half floats.
-    fn store_keys_and_values(&mut self, layer: usize, m: usize, position: usize) {
+    /// Rounds queries to half precision, and writes keys and values to the cache.
+    fn store_keys_and_values(&mut self, layer: usize, m: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
-        let (query, kv) = (config.query_dim(), config.kv_dim());
-        for t in 0..m {
-            let (keys, values) = b.kv_half.split_at_mut(kv);
-            // SAFETY: the kernel set was selected for this CPU.
-            unsafe {
-                (self.compute.kernels.ops.round_to_f16)(&mut b.q[t * query..][..query]);
-                (self.compute.kernels.ops.f16_from_f32)(&b.k[t * kv..][..kv], keys);
-                (self.compute.kernels.ops.f16_from_f32)(&b.v[t * kv..][..kv], values);
-            }
-            self.cache.store(layer, position + t, keys, values);
+        let (kernels, query, kv) = (self.compute.kernels, config.query_dim(), config.kv_dim());
+        // SAFETY: the kernel set was selected for this CPU.
+        unsafe { (kernels.ops.round_to_f16)(&mut b.q[..m * query]) };
+        let rows = b.k.chunks_exact(kv).zip(b.v.chunks_exact(kv));
+        for (place, (keys, values)) in b.places.iter().zip(rows) {
+            self.cache.store(kernels, layer, *place, keys, values);
         }
     }
 
-    /// Causal attention of every query head of the chunk over its keys in the cache.
-    fn attend(&mut self, layer: usize, m: usize, position: usize) {
-        let (config, b, cache) = (&self.model.config, &mut *self.buffers, &*self.cache);
-        let (head_dim, heads) = (config.head_dim, config.heads);
-        let group = heads / config.kv_heads;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let (q, attend) = (&b.q, self.compute.kernels.ops.attend);
-        self.compute.pool.for_each_chunk_with(
-            &mut b.attention[..m * heads * head_dim],
-            head_dim,
-            &mut b.attend,
-            |i, out, scratch| {
-                let (t, head) = (i / heads, i % heads);
-                let positions = position + t + 1;
-                let mut args = Attend {
-                    query: &q[i * head_dim..][..head_dim],
-                    keys: cache.keys(layer, head / group, positions),
-                    values: cache.values(layer, head / group, positions),
-                    scale,
-                    scratch,
-                    out,
-                };
-                // SAFETY: the kernel set was selected for this CPU.
-                unsafe { attend(&mut args) }
-            },
-        );
+    /// Causal attention of every query head of the rows over its keys in the cache.
+    fn attend(&mut self, layer: usize, m: usize) {
+        let (config, b) = (&self.model.config, &mut *self.buffers);
+        let query = config.query_dim();
+        let attention = Attention {
+            kernels: self.compute.kernels,
+            cache: &*self.cache,
+            layer,
+            places: &b.places,
+            heads: config.heads,
+            queries: &b.q[..m * query],
+        };
+        let out = &mut b.attention[..m * query];
+        if m == 1 {
+            return attention.run(self.compute.pool, &mut b.attend, out);
+        }
+        let by_head = &mut b.by_head[..m * query];
+        attention.run(self.compute.pool, &mut b.attend, by_head);
+        let (group, by_head) = (query / config.kv_heads, &*by_head);
+        self.compute.pool.for_each_chunk(out, query, |row, out| {
+            for (head, out) in out.chunks_exact_mut(group).enumerate() {
+                out.copy_from_slice(&by_head[(head * m + row) * group..][..group]);
+            }
+        });
     }
 
-    /// Logits [count, vocab] of the rows `first..first + count` of the last chunk, which started at `position`.
-    pub(super) fn head(mut self, first: usize, count: usize, position: usize) -> &'a [f32] {
-        let (config, b) = (&self.model.config, self.buffers);
-        let hidden = &b.hidden[first * config.hidden..][..count * config.hidden];
-        let normed = &mut b.normed[..count * config.hidden];
-        self.compute.norm(hidden, &self.model.output_norm, config.rms_eps, normed);
-        let at = At { layer: None, position: position + first };
-        tap(&mut self.taps, at, TapPoint::FinalNorm, config.hidden, normed);
-        let logits = &mut b.logits[..count * self.model.vocab_size()];
-        self.compute.project_matrices(&mut b.scratch, normed, count, [(self.model.head(), &mut *logits)]);
+    /// Logits [rows.len(), vocab] of rows of the last pass.
+    pub(super) fn head(mut self, rows: &[usize]) -> &'a [f32] {
+        self.norm_rows(rows);
+        let b = self.buffers;
+        let normed = &b.normed[..rows.len() * self.model.config.hidden];
+        let logits = &mut b.logits[..rows.len() * self.model.vocab_size()];
+        self.compute.project_matrices(
+            &mut b.scratch,
+            normed,
+            rows.len(),
+            [(self.model.head(), &mut *logits)],
+        );
         logits
+    }
+
+    /// normed = final norm of the given rows of the last pass.
+    fn norm_rows(&mut self, rows: &[usize]) {
+        let (config, b) = (&self.model.config, &mut *self.buffers);
+        let (n, weight, rms_norm) =
+            (config.hidden, &self.model.output_norm, self.compute.kernels.ops.rms_norm);
+        let (hidden, normed) = (&b.hidden, &mut b.normed[..rows.len() * n]);
+        self.compute.pool.for_each_chunk(normed, n, |row, out| {
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { rms_norm(&hidden[rows[row] * n..][..n], weight, config.rms_eps, out) }
+        });
+        let at = At { layer: None, position: b.places[rows[0]].1 };
+        tap(&mut self.taps, at, TapPoint::FinalNorm, n, normed);
     }
 }
 

@@ -1,34 +1,45 @@
-//! The engine: tokens in, logits out. One sequence, all state allocated when the model is loaded.
+//! The engine: tokens in, logits out. All state is allocated when the model is loaded.
 //!
-//! A row's result never depends on batch size, chunking or thread count, bit for bit: every output element
-//! is one dot product in a fixed order, and attention walks positions in order. Deliberately absent:
-//! tokenization, sampling and stopping (see [`crate::generate`]).
+//! Several sequences share one paged cache; [`Sequences`] is what a server needs of an engine on any backend, and
+//! the methods of [`Engine`] for one sequence are a thin layer over it. A row's result never depends on batch size,
+//! chunking or thread count, bit for bit: every output element is one dot product in a fixed order, and attention
+//! walks positions in order. Deliberately absent: tokenization, sampling and stopping (see [`crate::generate`]).
 
+mod attention;
+pub mod batch;
 mod compute;
 mod counters;
 mod forward;
 pub mod kv_cache;
+#[cfg(test)]
+mod laws;
+pub mod pages;
 mod rope;
+mod sequences;
 pub mod taps;
+
+pub use batch::{Answer, Batch, Sequences, Want};
 
 use crate::gguf::{Gguf, Mapping};
 use crate::kernels::select::KernelRequest;
 use crate::kernels::{KernelSet, MatmulKernel};
-use crate::model::{Matrix, Model};
-use crate::quant::I2sLayout;
+use crate::model::{Matrix, Model, WeightOptions};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
 use crate::{Error, Result};
+use batch::Row;
 use bitforge_schema::protocol::KernelCount;
 use bitforge_schema::selection::Selection;
 use compute::Compute;
 use counters::Counters;
 use forward::{Buffers, Limits, Step};
-use kv_cache::{KvCache, KvShape};
+use kv_cache::{KvCache, KvShape, KvType};
+use pages::{PAGE, SequenceId};
 use rope::Rope;
+use sequences::nothing_to_evaluate;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use taps::TapSink;
 
 /// Tokens evaluated together in a prefill.
@@ -43,11 +54,14 @@ const DEFAULT_CONTEXT: usize = 4096;
 pub struct EngineOptions {
     /// Compute threads; 0 for the CPUs this process may use.
     pub threads: usize,
-    /// Positions of the KV cache; `None` for the model's own length, at most 4096.
+    /// Positions that one sequence may have; `None` for the model's own length, at most 4096.
     pub context: Option<usize>,
+    /// The KV cache has room for so many sequences of full length; 0 is as 1. There may be more that are shorter.
+    pub sequences: usize,
+    pub kv: KvType,
     pub activation_quant: ActivationQuant,
     pub kernels: KernelRequest,
-    pub i2s_layout: I2sLayout,
+    pub weights: WeightOptions,
     pub mapping: Mapping,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
     pub interrupt: Arc<AtomicBool>,
@@ -60,9 +74,12 @@ pub struct Engine {
     kernels: KernelSet,
     pool: ThreadPool,
     cache: KvCache,
+    /// The sequence of the methods that name none.
+    own: SequenceId,
     rope: Rope,
     buffers: Buffers,
     counters: Counters,
+    pending: sequences::Pending,
     activation_quant: ActivationQuant,
     interrupt: Arc<AtomicBool>,
 }
@@ -89,32 +106,33 @@ impl Engine {
             not(feature = "planted-bugs"),
             expect(unused_mut, reason = "bugs are planted in the model")
         )]
-        let mut model = Model::load(Arc::clone(&gguf), options.i2s_layout, progress)?;
+        let mut model = Model::load(Arc::clone(&gguf), &options.weights, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;
         forward::check_runnable(&model, gguf.path(), options.activation_quant)?;
         let config = &model.config;
-        let capacity = options.context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
-        if capacity == 0 {
+        let context = options.context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
+        if context == 0 {
             return Err(Error::usage("a context of 0 positions", "choose a --ctx-size of at least 1"));
         }
-        let cache = KvCache::new(KvShape {
+        let mut cache = KvCache::new(KvShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            capacity,
+            context,
+            pages: context.div_ceil(PAGE).saturating_mul(options.sequences.max(1)),
+            ty: options.kv,
         })?;
         let threads = if options.threads == 0 { available_threads() } else { options.threads };
         let pool = ThreadPool::new(threads).map_err(|source| {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
         let limits = Limits {
-            tokens: PREFILL_CHUNK.min(capacity),
-            logits_rows: LOGITS_CHUNK.min(capacity),
-            capacity,
+            tokens: PREFILL_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
+            logits_rows: LOGITS_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
             threads: pool.threads(),
         };
-        let buffers = Buffers::new(&model, &limits);
+        let buffers = Buffers::new(&model, &cache, &limits);
         let counters = Counters::new(pool.threads());
         Ok(Engine {
             rope: Rope::new(&model),
@@ -122,9 +140,11 @@ impl Engine {
             gguf,
             kernels,
             pool,
+            own: cache.open(),
             cache,
             buffers,
             counters,
+            pending: sequences::Pending::new(limits.tokens),
             activation_quant: options.activation_quant,
             interrupt: Arc::clone(&options.interrupt),
         })
@@ -170,9 +190,14 @@ impl Engine {
         self.model.vocab_size()
     }
 
-    /// Positions the KV cache holds.
+    /// Positions that one sequence may have.
     pub fn context(&self) -> usize {
-        self.cache.shape().capacity
+        self.cache.shape().context
+    }
+
+    /// How keys and values are stored.
+    pub fn kv_type(&self) -> KvType {
+        self.cache.shape().ty
     }
 
     /// Bytes of the KV cache.
@@ -180,26 +205,29 @@ impl Engine {
         self.cache.shape().bytes().expect("the cache was allocated with this shape")
     }
 
+    /// Bytes of keys and values that attention reads at `positions` positions.
+    pub fn kv_bytes_of(&self, positions: usize) -> usize {
+        self.cache.shape().bytes_of(positions)
+    }
+
     /// Positions in use.
     pub fn position(&self) -> usize {
-        self.cache.len()
+        self.cache.len(self.own)
     }
 
     /// Forgets all positions.
     pub fn reset(&mut self) {
-        self.cache.truncate(0);
+        self.truncate(0);
     }
 
     /// Forgets the positions from `positions` on.
     pub fn truncate(&mut self, positions: usize) {
-        self.cache.truncate(positions);
+        self.cache.truncate(self.own, positions);
     }
 
-    /// Drops `discard` positions after the first `keep` and moves the later ones down, rotating their keys
-    /// back by as many positions. An approximation, as in llama.cpp: the moved keys and values were computed
-    /// with the dropped ones in view.
+    /// See [`Sequences::shift`].
     pub fn shift_context(&mut self, keep: usize, discard: usize) -> Result<()> {
-        forward::shift(&mut self.cache, &self.model, &self.rope, &self.kernels, keep, discard)
+        self.shift(self.own, keep, discard)
     }
 
     /// Evaluates `tokens` after the positions in use; returns the logits [vocab] of the last one.
@@ -209,16 +237,15 @@ impl Engine {
     /// use are as before then.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         if tokens.is_empty() {
-            return Err(Error::usage("there is nothing to evaluate", "give a prompt of at least one token"));
+            return Err(nothing_to_evaluate());
         }
+        let start = self.position();
         self.check_tokens(tokens)?;
-        let start = self.cache.len();
-        for chunk in tokens.chunks(self.buffers.tokens()) {
-            self.evaluate(chunk, start, None)?;
+        let chunk_len = self.buffers.tokens();
+        for chunk in tokens.chunks(chunk_len) {
+            self.evaluate_chunk(chunk, start, None)?;
         }
-        let row = (tokens.len() - 1) % self.buffers.tokens();
-        let position = start + tokens.len() - 1 - row;
-        Ok(self.step(None).head(row, 1, position))
+        Ok(self.step(None).head(&[(tokens.len() - 1) % chunk_len]))
     }
 
     /// Evaluates one token; returns the logits [vocab] of the next.
@@ -242,40 +269,27 @@ impl Engine {
         sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
         mut taps: Option<TapSink<'_>>,
     ) -> Result<()> {
+        let start = self.position();
         self.check_tokens(tokens)?;
-        let start = self.cache.len();
         let (chunk_len, vocab) = (self.buffers.tokens(), self.vocab_size());
         for (number, chunk) in tokens.chunks(chunk_len).enumerate() {
-            self.evaluate(chunk, start, taps::reborrow(&mut taps))?;
-            for first in (0..chunk.len()).step_by(LOGITS_CHUNK) {
-                let count = LOGITS_CHUNK.min(chunk.len() - first);
-                let position = start + number * chunk_len;
-                let logits = self.step(taps::reborrow(&mut taps)).head(first, count, position);
-                for (row, logits) in logits.chunks_exact(vocab).enumerate() {
-                    sink(number * chunk_len + first + row, logits)?;
+            self.evaluate_chunk(chunk, start, taps::reborrow(&mut taps))?;
+            let rows: Vec<usize> = (0..chunk.len()).collect();
+            for rows in rows.chunks(LOGITS_CHUNK) {
+                let logits = self.step(taps::reborrow(&mut taps)).head(rows);
+                for (row, logits) in rows.iter().zip(logits.chunks_exact(vocab)) {
+                    sink(number * chunk_len + row, logits)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Runs one chunk through all layers; on an error the cache goes back to `start` positions.
-    fn evaluate(&mut self, chunk: &[u32], start: usize, mut taps: Option<TapSink<'_>>) -> Result<()> {
-        let outcome = if self.interrupt.load(Ordering::Relaxed) {
-            Err(Error::Interrupted)
-        } else {
-            self.cache.extend(chunk.len())
-        };
-        match outcome {
-            Ok(position) => {
-                self.step(taps::reborrow(&mut taps)).layers(chunk, position);
-                Ok(())
-            }
-            Err(error) => {
-                self.cache.truncate(start);
-                Err(error)
-            }
-        }
+    /// Runs one chunk of the own sequence through all layers; on an error it goes back to `start` positions.
+    fn evaluate_chunk(&mut self, chunk: &[u32], start: usize, taps: Option<TapSink<'_>>) -> Result<()> {
+        let own = self.own;
+        self.pending.set(chunk.iter().map(|token| Row { sequence: own, token: *token, want: Want::Nothing }));
+        self.evaluate_pending(taps).inspect_err(|_| self.cache.truncate(own, start))
     }
 
     fn step<'a>(&'a mut self, taps: Option<TapSink<'a>>) -> Step<'a> {
@@ -291,20 +305,6 @@ impl Engine {
             cache: &mut self.cache,
             buffers: &mut self.buffers,
             taps,
-        }
-    }
-
-    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
-        match tokens.iter().position(|token| *token as usize >= self.vocab_size()) {
-            None => Ok(()),
-            Some(index) => Err(Error::usage(
-                format!(
-                    "token {} at index {index} is outside the vocabulary of {}",
-                    tokens[index],
-                    self.vocab_size()
-                ),
-                "tokenize with this model's own tokenizer",
-            )),
         }
     }
 }

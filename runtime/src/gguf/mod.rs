@@ -9,7 +9,7 @@
 //! inspected; [`Gguf::tensor`] and [`Gguf::require_readable_types`] refuse them.
 
 mod parse;
-mod storage;
+pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -18,7 +18,7 @@ mod writer;
 pub use parse::TensorInfo;
 pub use storage::Mapping;
 pub use value::{Array, FromValue, Strings, Value, value_type_name};
-pub use writer::GgufWriter;
+pub use writer::{GgufWriter, Layout};
 
 use crate::error::{Error, Result};
 use crate::tensor::{TensorType, foreign_type_name};
@@ -150,6 +150,12 @@ impl Gguf {
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         self.storage.bytes()
+    }
+
+    /// Takes `part`, a slice of [`Self::bytes`], out of this process's memory where the file is mapped; it loads
+    /// again when it is touched.
+    pub fn forget(&self, part: &[u8]) {
+        self.storage.forget(part);
     }
 
     /// All tensor infos in file order, of every type.

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Blocks that one request asks for at most.
 const PART: usize = 32;
+/// Bytes that are read before they are written.
+const PIECE: usize = 256 << 10;
 /// Bytes per second below which a connection counts as stalled.
 const SLOWEST: f64 = 1024.0;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -344,11 +346,16 @@ impl Shared<'_> {
         sender: &Sender<(usize, Option<Vec<u8>>)>,
     ) -> Result<(), Fault> {
         let mut block = self.buffers.take(block_len(self.job.bytes, index));
-        if let Err(fault) = body.fill(&mut block) {
-            self.buffers.give(block);
-            return Err(fault);
+        let mut crc = crc32fast::Hasher::new();
+        let mut offset = index as u64 * BLOCK;
+        for piece in block.chunks_mut(PIECE) {
+            body.fill(piece)?;
+            // At once, while the processor's cache has it.
+            self.partial.write_at(offset, piece).map_err(Fault::Fatal)?;
+            crc.update(piece);
+            offset += piece.len() as u64;
         }
-        self.partial.write(index, &block).map_err(Fault::Fatal)?;
+        self.partial.record(index, crc.finalize()).map_err(Fault::Fatal)?;
         body.counted = 0;
         if std::mem::replace(&mut locked(&self.have)[index], true) {
             // Another connection was faster: counted and hashed already.

@@ -84,14 +84,17 @@ impl Partial {
         Ok(Partial { path, journal_path, file, journal, have, hasher })
     }
 
-    /// Writes block `index` and then says so.
-    pub fn write(&self, index: usize, block: &[u8]) -> Result<()> {
-        let offset = index as u64 * BLOCK;
-        self.file.write_all_at(block, offset).map_err(|error| Error::io(&self.path, error))?;
-        start_writeback(&self.file, offset, block.len());
+    /// Writes a piece of a block.
+    pub fn write_at(&self, offset: u64, piece: &[u8]) -> Result<()> {
+        self.file.write_all_at(piece, offset).map_err(|error| Error::io(&self.path, error))
+    }
+
+    /// Says that block `index` is written and what its CRC-32 is.
+    pub fn record(&self, index: usize, crc: u32) -> Result<()> {
+        start_writeback(&self.file, index as u64 * BLOCK, BLOCK as usize);
         let mut record = [0; 8];
         record[..4].copy_from_slice(&(index as u32).to_le_bytes());
-        record[4..].copy_from_slice(&crc32fast::hash(block).to_le_bytes());
+        record[4..].copy_from_slice(&crc.to_le_bytes());
         (&self.journal).write_all(&record).map_err(|error| Error::io(&self.journal_path, error))
     }
 
@@ -201,7 +204,9 @@ mod tests {
             let partial = open(&identity(bytes));
             assert_eq!(partial.have, [false; 4]);
             for index in [3, 0, 1] {
-                partial.write(index, &block(bytes, index)).unwrap();
+                let block = block(bytes, index);
+                partial.write_at(index as u64 * BLOCK, &block).unwrap();
+                partial.record(index, crc32fast::hash(&block)).unwrap();
             }
             drop(partial);
             let partial = open(&identity(bytes));

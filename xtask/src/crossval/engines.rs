@@ -9,8 +9,8 @@ use crate::cli::Cpu;
 use crate::ctx::Ctx;
 use crate::exit::fail;
 use crate::lock::lock;
-use crate::models::fetch::python_with_pip;
 use crate::proc::{self, Command, Probe, Stdout};
+use crate::python::python_with_pip;
 use crate::receipts::store::sha256;
 use anyhow::{Context, Result};
 use bitforge_discovery::Lane;
@@ -183,4 +183,26 @@ pub fn layer_2b(ctx: &Ctx, name: &str) -> Result<PathBuf> {
     proc::run(ctx, &command, Stdout::Log, &log, |line| progress.message(line))?
         .must_succeed(ExitCode::Internal)?;
     Ok(path)
+}
+
+/// `converted-FAMILY-TYPE`: what `bitnet convert --outtype TYPE` makes of the checkpoint FAMILY of `fixtures checkpoints`.
+/// Made anew each time, since the converter is what is compared.
+pub fn converted(ctx: &Ctx, name: &str) -> Result<PathBuf> {
+    let dir = ctx.target_dir()?.join("converted");
+    let out = dir.join(format!("{name}.gguf"));
+    let parts = name.strip_prefix("converted-").and_then(|rest| rest.rsplit_once('-'));
+    let (family, ty) = parts.with_context(|| format!("{name} is not converted-FAMILY-TYPE"))?;
+    let make = ctx
+        .cargo(["run", "--quiet", "--locked", "-p", "bitforge-fixtures", "--", "checkpoints"])?
+        .args([&dir]);
+    let convert = Command::new(binary::release(ctx)?)
+        .args(["convert", "--force", "--outtype", ty, "--out"])
+        .args([&out, &dir.join(family)]);
+    let log = ctx.log_file("converted")?;
+    for command in [make, convert] {
+        let mut progress = ctx.out.progress(format!("making {name}"));
+        proc::run(ctx, &command, Stdout::Log, &log, |line| progress.message(line))?
+            .must_succeed(ExitCode::Internal)?;
+    }
+    Ok(out)
 }

@@ -5,6 +5,8 @@ use crate::quant::activation::ActivationType;
 
 pub mod all;
 #[cfg(test)]
+mod attention_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;

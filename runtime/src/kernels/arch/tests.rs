@@ -81,7 +81,7 @@ fn dot_products_equal_the_references() {
         compared += 1;
     }
     let levels = SimdLevel::ALL.into_iter().filter(|level| level.is_available()).count();
-    assert_eq!(compared, 11 * levels, "the fixture has eleven products, for every level");
+    assert_eq!(compared, 17 * levels, "the fixture has seventeen products, for every level");
 }
 
 #[test]
@@ -165,14 +165,19 @@ fn scramble(
     bytes: &mut dyn FnMut() -> Vec<u8>,
 ) {
     let quants = match kernel.weight {
-        TensorType::Q4_0 | TensorType::Q8_0 => 2..kernel.weight.block().1,
-        TensorType::Q4_1 => 4..20,
-        TensorType::Q4K => 4..144,
+        TensorType::Q4_0 | TensorType::Q8_0 | TensorType::Q5_0 | TensorType::Q2_0 => {
+            2..kernel.weight.block().1
+        }
+        TensorType::Q4_1 | TensorType::Q5_1 => 4..kernel.weight.block().1,
+        TensorType::Q2K => 0..80,
+        TensorType::Q3K => 0..108,
+        TensorType::Q4K | TensorType::Q5K => 4..kernel.weight.block().1,
         TensorType::Q6K => 0..208,
         TensorType::TQ1_0 => 0..52,
         TensorType::TQ2_0 => 0..64,
         TensorType::I2S => 0..32,
         TensorType::F32 | TensorType::F16 | TensorType::BF16 => 0..0,
+        TensorType::TL1 | TensorType::TL2 => unreachable!("tiled types have no kernels"),
     };
     for block in weights.chunks_exact_mut(kernel.weight.block().1) {
         block[quants.clone()].iter_mut().zip(bytes().into_iter().cycle()).for_each(|(q, byte)| *q = byte);

@@ -1,4 +1,4 @@
-//! Element-wise operations and attention: one portable definition each.
+//! Element-wise operations: one portable definition each (attention: [`super::attention`]).
 //!
 //! The order of every float operation is the one in which llama.cpp evaluates on AVX2 with FMA (one token at
 //! a time, flash attention off), so that logits can equal its to the last bit: activation quantization
@@ -7,11 +7,10 @@
 //! CPU features, which changes the speed and never the bits. Deliberately absent: threads, allocation,
 //! batches (callers loop over tokens).
 
-use crate::kernels::ops::{Attend, Ops};
+use super::attention;
+use crate::kernels::ops::Ops;
 
-const LANES: usize = 8;
-/// Partial sums of a half-precision dot product.
-const PARTS: usize = 32;
+pub(super) const LANES: usize = 8;
 
 pub const OPS: Ops = Ops {
     level: crate::kernels::SimdLevel::Scalar,
@@ -20,7 +19,12 @@ pub const OPS: Ops = Ops {
     relu2_mul,
     rope_adjacent,
     rope_neox,
-    attend: attend::<PortableF16>,
+    scores_f16: attention::scores_f16::<PortableF16>,
+    scores_q8_0: attention::scores_q8_0::<PortableF16>,
+    softmax: attention::softmax::<PortableF16>,
+    values_f16: attention::values_f16::<PortableF16>,
+    values_q8_0: attention::values_q8_0::<PortableF16>,
+    add_up_parts: attention::add_up_parts,
     f16_from_f32: f16_from_f32::<PortableF16>,
     round_to_f16: round_to_f16::<PortableF16>,
 };
@@ -105,44 +109,6 @@ fn turn(a: f32, b: f32, cos: f32, sin: f32) -> [f32; 2] {
     [a.mul_add(cos, -(b * sin)), a.mul_add(sin, b * cos)]
 }
 
-/// Softmax attention of one query head over all the given keys: scores and weighted sums are
-/// half-precision dot products, the softmax is in f32 with its sum in f64.
-#[inline(always)]
-pub fn attend<H: F16>(args: &mut Attend<'_>) {
-    let d = args.query.len();
-    let positions = args.keys.len() / d;
-    let (scores, partial) = args.scratch.split_at_mut(positions.next_multiple_of(LANES));
-    let mut maximum = f32::NEG_INFINITY;
-    scores[positions..].fill(f32::NEG_INFINITY);
-    for (score, key) in scores.iter_mut().zip(args.keys.chunks_exact(d)) {
-        *score = dot::<H>(args.query, key) * args.scale;
-        maximum = maximum.max(*score);
-    }
-    let mut sum = 0f64;
-    let blocks = scores.as_chunks_mut::<LANES>().0;
-    for block in &mut *blocks {
-        for score in &mut *block {
-            *score = exp(*score - maximum);
-        }
-        sum += f64::from(add_up_halves(block));
-    }
-    let scale = (1.0 / sum) as f32;
-    for block in &mut *blocks {
-        *block = H::widen(&H::narrow(&block.map(|weight| weight * scale)));
-    }
-    for (position, (weight, value)) in scores.iter().zip(args.values.chunks_exact(d)).enumerate() {
-        let part = &mut partial[position % PARTS * d..][..d];
-        if position < PARTS {
-            part.fill(0.0);
-        }
-        axpy::<H>(part, *weight, value);
-    }
-    partial[positions.min(PARTS) * d..PARTS * d].fill(0.0);
-    for (i, out) in args.out.iter_mut().enumerate() {
-        *out = add_up_parts(&std::array::from_fn(|part| partial[part * d + i]));
-    }
-}
-
 /// Rounds every value to half precision.
 #[inline(always)]
 pub fn round_to_f16<H: F16>(values: &mut [f32]) {
@@ -166,60 +132,6 @@ pub fn f16_from_f32<H: F16>(src: &[f32], dst: &mut [u16]) {
     for (out, value) in out_tail.iter_mut().zip(tail) {
         *out = half::f16::from_f32(*value).to_bits();
     }
-}
-
-/// Elements after the last multiple of 32 are added to the sum one by one.
-#[inline(always)]
-fn dot<H: F16>(query: &[f32], key: &[u16]) -> f32 {
-    let mut sums = [[0f32; LANES]; PARTS / LANES];
-    let (queries, keys) = (query.as_chunks::<PARTS>(), key.as_chunks::<PARTS>());
-    for (query, key) in queries.0.iter().zip(keys.0) {
-        let (query, key) = (query.as_chunks::<LANES>().0, key.as_chunks::<LANES>().0);
-        for (sum, (query, key)) in sums.iter_mut().zip(query.iter().zip(key)) {
-            let key = H::widen(key);
-            for lane in 0..LANES {
-                sum[lane] = query[lane].mul_add(key[lane], sum[lane]);
-            }
-        }
-    }
-    let lanes = std::array::from_fn(|lane| (sums[0][lane] + sums[2][lane]) + (sums[1][lane] + sums[3][lane]));
-    let tail = queries.1.iter().zip(keys.1);
-    tail.fold(add_up_pairs(&lanes), |sum, (query, key)| {
-        query.mul_add(half::f16::from_bits(*key).to_f32(), sum)
-    })
-}
-
-#[inline(always)]
-fn axpy<H: F16>(out: &mut [f32], weight: f32, value: &[u16]) {
-    let (outs, values) = (out.as_chunks_mut::<LANES>(), value.as_chunks::<LANES>());
-    for (out, value) in outs.0.iter_mut().zip(values.0) {
-        let value = H::widen(value);
-        for lane in 0..LANES {
-            out[lane] = weight.mul_add(value[lane], out[lane]);
-        }
-    }
-    for (out, value) in outs.1.iter_mut().zip(values.1) {
-        *out = weight.mul_add(half::f16::from_bits(*value).to_f32(), *out);
-    }
-}
-
-#[inline(always)]
-fn add_up_parts(parts: &[f32; PARTS]) -> f32 {
-    add_up_pairs(&std::array::from_fn(|lane| {
-        (parts[lane] + parts[lane + 16]) + (parts[lane + 8] + parts[lane + 24])
-    }))
-}
-
-/// Upper half onto lower half, then neighbours twice.
-#[inline(always)]
-fn add_up_pairs(l: &[f32; LANES]) -> f32 {
-    ((l[0] + l[4]) + (l[1] + l[5])) + ((l[2] + l[6]) + (l[3] + l[7]))
-}
-
-/// Upper half onto lower half, three times.
-#[inline(always)]
-fn add_up_halves(l: &[f32; LANES]) -> f32 {
-    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
 }
 
 /// e^x without a branch, so that it vectorises: x = n ln 2 + b with |b| <= ln 2 / 2, a polynomial for
@@ -275,38 +187,6 @@ mod tests {
         }
         for (got, want) in b.iter().zip([0.6 - 2.4, 1.6 - 2.4, 0.8 + 1.8, 1.2 + 3.2]) {
             assert!((got - want).abs() < 1e-6, "{b:?}");
-        }
-    }
-
-    #[test]
-    fn attention_equals_a_plain_softmax() {
-        let (d, n) = (12usize, 150usize);
-        let wave = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 25.0;
-        let query: Vec<f32> = (0..d).map(wave).collect();
-        let half = |v: f32| half::f16::from_f32(v).to_bits();
-        let keys: Vec<u16> = (0..n * d).map(|i| half(wave(i + 5))).collect();
-        let values: Vec<u16> = (0..n * d).map(|i| half(wave(3 * i))).collect();
-        let mut out = vec![0.0; d];
-        let mut scratch = vec![f32::NAN; Attend::scratch_len(n, d)];
-        let mut rounded = query.clone();
-        round_to_f16::<PortableF16>(&mut rounded);
-        attend::<PortableF16>(&mut Attend {
-            query: &rounded,
-            keys: &keys,
-            values: &values,
-            scale: 0.3,
-            scratch: &mut scratch,
-            out: &mut out,
-        });
-        let wide = |bits: u16| f64::from(half::f16::from_bits(bits).to_f32());
-        let scores: Vec<f64> = keys
-            .chunks(d)
-            .map(|key| key.iter().zip(&query).map(|(k, q)| wide(*k) * f64::from(*q)).sum::<f64>() * 0.3)
-            .collect();
-        let total: f64 = scores.iter().map(|s| s.exp()).sum();
-        for (i, got) in out.iter().enumerate() {
-            let want: f64 = (0..n).map(|p| scores[p].exp() / total * wide(values[p * d + i])).sum();
-            assert!((f64::from(*got) - want).abs() < 4e-3, "{got} {want}");
         }
     }
 }

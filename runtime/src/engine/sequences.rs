@@ -1,0 +1,143 @@
+//! [`Sequences`] on the CPU.
+
+use super::batch::{Answer, Batch, Row, Sequences, Want};
+use super::pages::{PageUse, SequenceId};
+use super::taps::{self, TapSink};
+use super::{Engine, LOGITS_CHUNK, forward};
+use crate::{Error, Result};
+use std::sync::atomic::Ordering;
+
+/// The batch being evaluated; its memory is allocated once.
+pub(super) struct Pending {
+    rows: Vec<Row>,
+    /// Sequences of the batch and how many rows each has.
+    growth: Vec<(SequenceId, usize)>,
+    /// Rows that want an answer.
+    wanted: Vec<usize>,
+}
+
+impl Pending {
+    pub(super) fn new(rows: usize) -> Self {
+        let (growth, wanted) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        Pending { rows: Vec::with_capacity(rows), growth, wanted }
+    }
+
+    pub(super) fn set(&mut self, rows: impl Iterator<Item = Row>) {
+        self.rows.clear();
+        self.growth.clear();
+        self.wanted.clear();
+        for (number, row) in rows.enumerate() {
+            match self.growth.iter_mut().find(|(id, _)| *id == row.sequence) {
+                Some((_, count)) => *count += 1,
+                None => self.growth.push((row.sequence, 1)),
+            }
+            if row.want != Want::Nothing {
+                self.wanted.push(number);
+            }
+            self.rows.push(row);
+        }
+    }
+}
+
+pub(super) fn nothing_to_evaluate() -> Error {
+    Error::usage("there is nothing to evaluate", "give a prompt of at least one token")
+}
+
+impl Engine {
+    /// Runs the pending rows through all layers. On an error every sequence is as before.
+    pub(super) fn evaluate_pending(&mut self, mut taps: Option<TapSink<'_>>) -> Result<()> {
+        if self.interrupt.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        self.cache.table().check_fit(self.pending.growth.iter().copied())?;
+        let places = self.buffers.places();
+        places.clear();
+        for row in &self.pending.rows {
+            places.push((row.sequence, self.cache.extend(row.sequence, 1)?));
+        }
+        // Lent out while the step borrows the engine.
+        let rows = std::mem::take(&mut self.pending.rows);
+        self.step(taps::reborrow(&mut taps)).layers(&rows);
+        self.pending.rows = rows;
+        Ok(())
+    }
+
+    pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        match tokens.iter().position(|token| *token as usize >= self.vocab_size()) {
+            None => Ok(()),
+            Some(index) => Err(Error::usage(
+                format!(
+                    "token {} at index {index} is outside the vocabulary of {}",
+                    tokens[index],
+                    self.vocab_size()
+                ),
+                "tokenize with this model's own tokenizer",
+            )),
+        }
+    }
+}
+
+impl Sequences for Engine {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+
+    fn context(&self) -> usize {
+        self.cache.shape().context
+    }
+
+    fn batch_rows(&self) -> usize {
+        self.buffers.tokens()
+    }
+
+    fn page_use(&self) -> PageUse {
+        self.cache.usage()
+    }
+
+    fn open(&mut self) -> SequenceId {
+        self.cache.open()
+    }
+
+    fn fork(&mut self, id: SequenceId, positions: usize) -> Result<SequenceId> {
+        self.cache.fork(id, positions)
+    }
+
+    fn close(&mut self, id: SequenceId) {
+        self.cache.close(id);
+    }
+
+    fn positions(&self, id: SequenceId) -> usize {
+        self.cache.len(id)
+    }
+
+    fn truncate_to(&mut self, id: SequenceId, positions: usize) {
+        self.cache.truncate(id, positions);
+    }
+
+    fn shift(&mut self, id: SequenceId, keep: usize, discard: usize) -> Result<()> {
+        forward::shift(&mut self.cache, &self.model, &self.rope, &self.kernels, id, (keep, discard))
+    }
+
+    fn evaluate(&mut self, batch: &Batch, answer: &mut dyn FnMut(usize, Answer<'_>)) -> Result<()> {
+        if batch.is_empty() {
+            return Err(nothing_to_evaluate());
+        }
+        if batch.len() > self.batch_rows() {
+            let what = format!("a batch of {} rows, where {} are the most", batch.len(), self.batch_rows());
+            return Err(Error::usage(what, "cut it into smaller ones"));
+        }
+        batch.rows().iter().try_for_each(|row| self.check_tokens(&[row.token]))?;
+        self.pending.set(batch.rows().iter().copied());
+        self.evaluate_pending(None)?;
+        let wanted = std::mem::take(&mut self.pending.wanted);
+        let vocab = self.model.vocab_size();
+        for rows in wanted.chunks(LOGITS_CHUNK) {
+            let logits = self.step(None).head(rows);
+            rows.iter()
+                .zip(logits.chunks_exact(vocab))
+                .for_each(|(row, logits)| answer(*row, Answer::Logits(logits)));
+        }
+        self.pending.wanted = wanted;
+        Ok(())
+    }
+}
