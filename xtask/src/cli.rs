@@ -4,6 +4,7 @@ use crate::reference::source::Source;
 use bitforge_discovery::Lane;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The one entry point of bitforge: check the machine, build, fetch, generate text, test.
@@ -28,7 +29,7 @@ pub enum Command {
     Test(Test),
     /// Say what this machine has, what it lacks, and the command that fixes it.
     Preflight(Preflight),
-    /// List, fetch and locate the models of the catalog.
+    /// Fetch, verify, locate, compare and bundle models (through `bitnet models`), make synthetic ones, drill.
     #[command(subcommand)]
     Models(Models),
     /// Build the C++ references from pinned sources, list, remove and locate the builds.
@@ -219,17 +220,36 @@ pub enum Class {
 
 #[derive(Debug, Subcommand)]
 pub enum Models {
-    /// What the catalog holds and what is already here.
-    List,
-    /// Download a model, verify it, and print its path.
-    Fetch(Fetch),
-    /// Print the path of a fetched model.
-    Path {
-        /// A name of the catalog.
-        name: String,
-    },
     /// Make a model of random weights at a real model's shape, and print its path.
     Synth(Synth),
+    /// Fetch from a faulty hub on loopback: killed again and again, or timed.
+    Drill(Drill),
+    /// Everything else is `bitnet models`: list, fetch, verify, path, rm, inspect, diff, bundle.
+    #[command(external_subcommand)]
+    Binary(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub struct Drill {
+    #[arg(value_enum)]
+    pub kind: DrillKind,
+    /// Size of the file (default: 200 to kill, 1024 to time).
+    #[arg(long)]
+    pub mib: Option<u64>,
+    /// Kills, or rounds (default: 50, 5).
+    #[arg(long)]
+    pub times: Option<u64>,
+    /// Where the kills fall.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DrillKind {
+    /// SIGKILL at random points: it goes on, and never leaves a bad file.
+    Kill,
+    /// Next to what the disk and one core's sha256 allow.
+    Speed,
 }
 
 #[derive(Debug, Args)]
@@ -251,15 +271,6 @@ pub struct Synth {
     /// The file to write (default: in the cache folder, under a name that says what it is).
     #[arg(long)]
     pub out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Fetch {
-    /// A name of the catalog.
-    pub name: String,
-    /// Read the cached file again and compare its sha256.
-    #[arg(long)]
-    pub verify: bool,
 }
 
 #[derive(Debug, Args)]

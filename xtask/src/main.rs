@@ -21,6 +21,7 @@ pub mod lock;
 pub mod models;
 pub mod preflight;
 pub mod proc;
+pub mod python;
 pub mod receipts;
 pub mod reference;
 pub mod report;

@@ -4,6 +4,7 @@ mod rewrite;
 
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
 
+use super::models_args::ModelsCommand;
 use crate::chat::ChatMode;
 use crate::engine::head::HeadMode;
 use crate::engine::kv_cache::KvType;
@@ -19,12 +20,14 @@ use std::path::PathBuf;
 Examples:
   bitnet run --model smollm2-135m --prompt 'The capital of France is' --max-tokens 32
   bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
+  bitnet models fetch bitnet-2b4t
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
   bitnet perplexity --model model.gguf --file text.txt
 
-Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 7 refused in strict
-mode, 8 limit reached, 9 kernels differ, 130 interrupted.")]
+Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 6 network, 7 refused in
+strict mode, 8 limit reached, 9 kernels differ, 10 a tool is missing, 13 gated, 14 mismatch,
+15 offline, 130 interrupted.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -44,6 +47,9 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure how well the model predicts a text
     Perplexity(PerplexityArgs),
+    /// Fetch, verify, locate, compare and bundle models
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Make a GGUF file from a Hugging Face model directory
     Convert(ConvertArgs),
     /// Make a GGUF file with other weight types from a GGUF file
@@ -65,6 +71,7 @@ impl Command {
             Command::Evaluate(_) => false,
             Command::Inspect(args) => args.json,
             Command::Perplexity(args) => args.json,
+            Command::Models(command) => command.json(),
             Command::Convert(args) => args.rewrite.json,
             Command::Quantize(args) => args.rewrite.json,
             Command::Bench(args) => args.json,
@@ -85,7 +92,7 @@ pub enum Format {
 /// Which file, and how its bytes are taken.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// A GGUF file, or a name of the catalog (`cargo xtask models list`)
+    /// A GGUF file, or a model that was fetched (`bitnet models list`)
     #[arg(long, short, value_name = "PATH|NAME")]
     pub model: String,
     /// Read the file into memory instead of mapping it
@@ -390,6 +397,9 @@ pub struct EvaluateArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Positions to state the memory for (default: what the model was trained for, 4096 at most)
+    #[arg(long, short, value_name = "N")]
+    pub ctx_size: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -161,7 +161,33 @@ pub struct InspectOutput {
     /// Long arrays as `{"type", "length", "first"}`, long strings cut.
     pub metadata: Map<String, Value>,
     pub tensors: Vec<TensorSummary>,
+    /// `None` where the model cannot be run.
+    pub memory: Option<MemorySummary>,
+    /// Which kernels would multiply by the matrices, for each weight type.
+    pub kernels: Vec<KernelUse>,
+    pub references: Vec<crate::models::references::Verdict>,
     pub warnings: Vec<String>,
+}
+
+/// What a run keeps in memory; small buffers are not counted.
+#[derive(Serialize)]
+pub struct MemorySummary {
+    /// Positions.
+    pub context: usize,
+    /// Mapped from the file.
+    pub weights_bytes: u64,
+    pub kv_cache_bytes: u64,
+    pub total_bytes: u64,
+}
+
+#[derive(Serialize)]
+pub struct KernelUse {
+    pub weight: &'static str,
+    pub matrices: usize,
+    pub bytes: u64,
+    pub activation: String,
+    /// An id of `bitnet kernels`; `None` where no kernel takes these types.
+    pub kernel: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -191,6 +217,13 @@ pub struct TokenizerSummary {
     pub adds_bos: bool,
     pub end_of_generation: Vec<u32>,
     pub has_chat_template: bool,
+    pub chat_template_sha256: Option<String>,
+    /// `tokenizer.ggml.pre`.
+    pub pre: Option<String>,
+    /// What the parts of the file say about the number of tokens.
+    pub vocabulary: crate::models::tokenizer::Vocabulary,
+    /// Why the tokenizer does not fit the model; such a file ends with exit code 14.
+    pub mismatch: Option<String>,
     /// Keys that the file lacks and whose values were inferred.
     pub inferred: Vec<&'static str>,
     /// As in receipts.

@@ -15,11 +15,16 @@ mod digest;
 mod evaluate;
 mod format;
 mod inspect;
+mod inspect_run;
 mod json;
 mod kernels;
 mod limits;
 mod logits;
 mod measure;
+mod models;
+mod models_args;
+mod models_diff;
+mod models_progress;
 mod output_file;
 mod perplexity;
 mod progress;
@@ -65,6 +70,7 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Evaluate(args) => evaluate::run(ctx, args),
         Command::Inspect(args) => inspect::run(ctx, args),
         Command::Perplexity(args) => perplexity::run(ctx, args),
+        Command::Models(command) => models::run(ctx, command),
         Command::Convert(args) => convert::run(ctx, args),
         Command::Quantize(args) => quantize::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),

@@ -11,8 +11,7 @@ use crate::binary;
 use crate::cli::ModelArg;
 use crate::ctx::Ctx;
 use crate::exit::fail;
-use crate::models::catalog::Catalog;
-use crate::models::path_in;
+use crate::models;
 use crate::proc::{self, Command, Stdout};
 use crate::receipts::{machine, store};
 use crate::report::{Reporter, State, table};
@@ -108,7 +107,7 @@ fn cases(ctx: &Ctx, args: &EvalArgs, settings: &Settings) -> Result<Vec<(PathBuf
     };
     let path = match ModelArg::parse(model) {
         ModelArg::File(path) => path,
-        ModelArg::Name(name) => path_in(&ctx.cache_dir()?, Catalog::load(ctx)?.get(&name)?),
+        ModelArg::Name(name) => models::known(&name)?.path_in(&ctx.cache_dir()?),
     };
     let missing = [&path, text].into_iter().find(|path| !path.is_file());
     if let Some(missing) = missing {

@@ -4,8 +4,7 @@ use super::{Kind, Model};
 use crate::cli::ModelArg;
 use crate::ctx::Ctx;
 use crate::exit::{code_of, fail, message_of};
-use crate::models::catalog::Catalog;
-use crate::models::fetch::{self, Cached};
+use crate::models;
 use anyhow::Result;
 use bitforge_schema::exit::ExitCode;
 
@@ -45,13 +44,12 @@ pub fn choose(ctx: &Ctx, asked: Option<&str>) -> Result<Chosen> {
         Some(ModelArg::Name(name)) => name,
         None => DEFAULT_MODEL.to_string(),
     };
-    let catalog = Catalog::load(ctx)?;
-    match fetch::fetch(ctx, catalog.get(&name)?, &ctx.cache_dir()?, Cached::Size) {
+    match models::fetch(ctx, &name) {
         Ok(fetched) => Ok(Chosen {
             model: Model { name, path: fetched.path, kind: Kind::Catalog },
             how: if fetched.cached { How::Cached } else { How::Fetched },
         }),
-        Err(error) if asked.is_none() && code_of(&error) == ExitCode::Network => {
+        Err(error) if asked.is_none() && matches!(code_of(&error), ExitCode::Network | ExitCode::Offline) => {
             let path = ctx.root()?.join(FIXTURE);
             if !path.is_file() {
                 return fail(
@@ -85,9 +83,6 @@ mod tests {
             Env::from_pairs([("BITNET_OFFLINE", "1"), ("BITNET_CACHE_DIR", dir.path().to_str().unwrap())]),
             Reporter::for_tests(),
         );
-        std::fs::create_dir_all(dir.path().join("tools")).unwrap();
-        let catalog = include_str!("../../../tools/models.toml");
-        std::fs::write(dir.path().join("tools/models.toml"), catalog).unwrap();
         assert_eq!(code_of(&choose(&ctx, None).unwrap_err()), ExitCode::NotFound);
         let fixture = dir.path().join(FIXTURE);
         std::fs::create_dir_all(fixture.parent().unwrap()).unwrap();
@@ -98,7 +93,7 @@ mod tests {
         assert!(chosen.model.path.is_file());
         // A model that was asked for is never replaced.
         let error = choose(&ctx, Some(DEFAULT_MODEL)).unwrap_err();
-        assert_eq!(code_of(&error), ExitCode::Network);
+        assert_eq!(code_of(&error), ExitCode::Offline);
         let error = choose(&ctx, Some("none/such.gguf")).unwrap_err();
         assert_eq!(code_of(&error), ExitCode::NotFound);
     }

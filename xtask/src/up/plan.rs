@@ -6,8 +6,7 @@
 use super::model::DEFAULT_MODEL;
 use crate::cli::{self, Cpu, ModelArg, UpStep};
 use crate::ctx::Ctx;
-use crate::models::catalog::Catalog;
-use crate::models::{is_cached, path_in};
+use crate::models;
 use crate::receipts::store;
 use crate::reference;
 use crate::report::{bytes, table};
@@ -91,11 +90,10 @@ fn plan(ctx: &Ctx, args: &cli::Up, step: UpStep) -> Result<Planned> {
             match ModelArg::parse(name) {
                 ModelArg::File(path) => planned(Action::Cached, 0, 1, path.display().to_string()),
                 ModelArg::Name(name) => {
-                    let catalog = Catalog::load(ctx)?;
-                    let model = catalog.get(&name)?;
-                    match is_cached(&path_in(&ctx.cache_dir()?, model), model) {
-                        true => planned(Action::Cached, 0, 1, format!("{name}, {}", bytes(model.bytes))),
-                        false => planned(needs_network, model.bytes, 30, format!("fetches {name}")),
+                    let size = models::known(&name)?.bytes.unwrap_or(0);
+                    match models::cached(ctx, &name)? {
+                        Some(_) => planned(Action::Cached, 0, 1, format!("{name}, {}", bytes(size))),
+                        None => planned(needs_network, size, 30, format!("fetches {name}")),
                     }
                 }
             }
