@@ -126,8 +126,9 @@ fn dot_products_equal_the_references() {
         assert_eq!(bits(&out), bits(&golden), "{}: {out:?} {golden:?}", kernel.id);
         compared += 1;
     }
-    let all = [SimdLevel::Scalar, SimdLevel::Avx2].into_iter().filter(|level| level.is_available()).count();
-    assert!(compared >= 11 * all, "the fixture has eleven products, and scalar and AVX2 have them all");
+    let complete = [SimdLevel::Scalar, SimdLevel::Avx2, SimdLevel::Neon];
+    let all = complete.into_iter().filter(|level| level.is_available()).count();
+    assert!(compared >= 11 * all, "the fixture has eleven products, and {complete:?} have them all");
 }
 
 /// One model in three types gives one answer, also where a block of zeros has the scale 0.
