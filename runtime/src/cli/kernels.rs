@@ -139,7 +139,9 @@ fn human(output: &KernelsOutput) -> String {
             let available = if row.available { "runs it" } else { "lacks it" };
             let selected = if row.selected { "yes" } else { "" };
             let shapes = operation.shapes.join(", ");
-            [operation.operation, &shapes, &row.id, available, selected, &row.reason].map(String::from).to_vec()
+            [operation.operation, &shapes, &row.id, available, selected, &row.reason]
+                .map(String::from)
+                .to_vec()
         })
     });
     format!("{}\n\n{}", output.selection_line, markdown(&columns, &rows.collect::<Vec<_>>()))

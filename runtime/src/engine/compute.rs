@@ -119,7 +119,8 @@ impl Compute<'_> {
             Product { matrix, kernel, number: number(kernel), rows, out: out.as_mut_ptr() }
         });
         let started = Instant::now();
-        let mut parts = products.each_ref().map(|product| vec![(); product.matrix.rows.div_ceil(product.rows)]);
+        let mut parts =
+            products.each_ref().map(|product| vec![(); product.matrix.rows.div_ceil(product.rows)]);
         self.pool.for_each_chunk_of_with(
             parts.each_mut().map(|parts| (&mut parts[..], 1)),
             &mut self.counters.threads,
@@ -146,7 +147,14 @@ pub(super) fn kernel(
 
 impl Product<'_> {
     /// Computes part `index`; `activations` are `m` rows of `activation_bytes` each, of length `k`.
-    fn part(&self, index: usize, k: usize, activations: &[u8], activation_bytes: usize, state: &mut ThreadState) {
+    fn part(
+        &self,
+        index: usize,
+        k: usize,
+        activations: &[u8],
+        activation_bytes: usize,
+        state: &mut ThreadState,
+    ) {
         let m = activations.len() / activation_bytes;
         let first = index * self.rows;
         let rows = self.rows.min(self.matrix.rows - first);

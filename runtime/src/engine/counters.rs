@@ -65,10 +65,7 @@ impl Counters {
             scratch: AlignedBytes::zeroed(scratch_bytes),
             tile: vec![0.0; tile],
         };
-        Counters {
-            threads: (0..threads).map(state).collect(),
-            nanoseconds: vec![0; kernels],
-        }
+        Counters { threads: (0..threads).map(state).collect(), nanoseconds: vec![0; kernels] }
     }
 
     pub(super) fn reset(&mut self) {

@@ -25,7 +25,8 @@ pub(super) fn repack(model: &mut Model, kernels: &KernelSet, mode: ActivationQua
 
 /// The most memory that a kernel of the model's matrices needs per thread.
 pub(super) fn scratch_bytes(model: &Model) -> usize {
-    let bytes = |matrix: &Matrix| matrix.panels().map_or(0, |panels| panels.layout.scratch_bytes(matrix.columns));
+    let bytes =
+        |matrix: &Matrix| matrix.panels().map_or(0, |panels| panels.layout.scratch_bytes(matrix.columns));
     model.matrices().map(bytes).max().unwrap_or(0)
 }
 

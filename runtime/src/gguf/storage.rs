@@ -81,8 +81,9 @@ impl Storage {
         #[cfg(unix)]
         if let Storage::Mapped(map) = self {
             // SAFETY: the mapping is read-only, so that no page has contents that the file does not have.
-            let advised =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            let advised = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
             // Advice that is not taken costs memory and changes nothing else.
             let _ = advised;
         }

@@ -117,6 +117,8 @@ pub const MATMUL: &[&[MatmulKernel]] = &[
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::MATMUL,
     #[cfg(target_arch = "x86_64")]
+    arch::x86_64::MATMUL512,
+    #[cfg(target_arch = "x86_64")]
     arch::x86_64::PANELS,
     #[cfg(target_arch = "aarch64")]
     arch::aarch64::FLOAT,

@@ -1,8 +1,8 @@
 //! Choosing kernels: a request and a probe of the CPU in, a printable [`KernelSet`] out.
 
+use super::SimdLevel;
 use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
 use super::ops::Ops;
-use super::SimdLevel;
 use super::registry::{MATMUL, MatmulKernel, OPS, Shape};
 use crate::quant::activation::ActivationType;
 use crate::quant::panels::Layout;
@@ -105,7 +105,8 @@ impl KernelSet {
                 });
             }
         };
-        let usable: Vec<_> = compiled.iter().copied().filter(usable).filter(|usable| *usable <= level).collect();
+        let usable: Vec<_> =
+            compiled.iter().copied().filter(usable).filter(|usable| *usable <= level).collect();
         let ops = OPS.iter().filter(|ops| usable.contains(&ops.level)).max_by_key(|ops| ops.level);
         let selection = Selection {
             requested: request.to_string(),
@@ -194,7 +195,8 @@ fn plans(usable: &[SimdLevel]) -> Vec<((TensorType, ActivationType), Plans)> {
         candidates.max_by_key(|kernel| (kernel.level, kernel.layout().is_some()))
     };
     let plan = |pair, layout: Option<Layout>| {
-        let kernel = |shape| best(pair, shape, &|found| found == layout).expect("a layout has kernels of every shape");
+        let kernel =
+            |shape| best(pair, shape, &|found| found == layout).expect("a layout has kernels of every shape");
         Plan { kernels: Shape::ALL.map(kernel) }
     };
     let pairs = MATMUL[0].iter().map(|kernel| (kernel.weight, kernel.activation));

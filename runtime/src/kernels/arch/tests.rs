@@ -100,7 +100,11 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn kernels_have_a_definition_and_an_id_of_their_own() {
     let mut ids = std::collections::BTreeSet::new();
     for kernel in MATMUL.iter().copied().flatten() {
-        assert!(all::MATMUL.iter().any(|scalar| (scalar.weight, scalar.activation) == (kernel.weight, kernel.activation)));
+        assert!(
+            all::MATMUL
+                .iter()
+                .any(|scalar| (scalar.weight, scalar.activation) == (kernel.weight, kernel.activation))
+        );
         assert!(kernel.id.ends_with(kernel.level.name()) && ids.insert(kernel.id), "{}", kernel.id);
         assert_eq!(kernel.id.split('.').next(), Some(&*kernel.weight.name().to_lowercase()));
     }
@@ -138,14 +142,14 @@ fn tq1_0_equals_tq2_0_equals_i2_s() {
     for activation in [ActivationType::Q8K, ActivationType::I8Token] {
         let activations = part(&format!("activation/{}", activation_name(activation))).unwrap().to_vec();
         let mut results = Vec::new();
-        for kernel in kernels().filter(|kernel| kernel.weight.is_ternary() && kernel.activation == activation) {
+        for kernel in kernels().filter(|kernel| kernel.weight.is_ternary() && kernel.activation == activation)
+        {
             let mut packed = Vec::new();
             // The last block of the last row is zero: its scale of 0, which I2_S cannot have, ends a sum of blocks of 256
             // in another float, and counts for nothing otherwise.
             let rows = if activation == ActivationType::Q8K { 2 } else { 3 };
             weights[..rows * K].chunks_exact(K).for_each(|row| quantize_row(kernel.weight, row, &mut packed));
-            let case =
-                Case { k: K, weights: packed, activations: activations.clone(), tensor_scale: 0.8125 };
+            let case = Case { k: K, weights: packed, activations: activations.clone(), tensor_scale: 0.8125 };
             results.push((kernel.id, bits(&case.run(kernel))));
         }
         assert!(results.len() >= 3 && results.iter().all(|(_, bits)| *bits == results[0].1), "{results:?}");

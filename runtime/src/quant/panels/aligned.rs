@@ -39,7 +39,8 @@ impl AlignedBytes {
     }
 
     fn layout(len: usize) -> Option<Layout> {
-        (len > 0).then(|| Layout::from_size_align(len, ALIGNMENT).expect("a length that fits the address space"))
+        (len > 0)
+            .then(|| Layout::from_size_align(len, ALIGNMENT).expect("a length that fits the address space"))
     }
 }
 

@@ -7,11 +7,21 @@
 //! docs/explanation/kernels.md for drawings. Deliberately absent: threads (the caller hands out groups).
 
 mod aligned;
+mod nibbles;
 mod ternary;
 
 pub use aligned::AlignedBytes;
 
+use crate::quant::blocks::{BlockQ4_0, BlockQ4_1, BlockQ8_0};
 use crate::tensor::TensorType;
+
+/// Activation rows that kernels of 32-weight blocks prepare together, and bytes per block of each: two floats and eight
+/// sums.
+pub(crate) const PREPARED_TOKENS: usize = 2;
+pub(crate) const PREPARED_BLOCK: usize = 2 * 4 + 8 * 4;
+
+/// Four squares of 16 x 16 sums, which AMX stores.
+pub(crate) const SUMS_BYTES: usize = 4 * 16 * 64;
 
 /// Rows of a group.
 pub const ROWS: usize = 16;
@@ -25,6 +35,13 @@ pub enum Layout {
     /// Ternary, four weights in a byte: 64 bytes hold 16 columns of 16 rows. Byte 4r + j has the code of row r and
     /// column 4i + j at bits 2i and 2i + 1.
     Codes,
+    /// Q4_0 (32 weights): sixteen scales d, then four times 64 bytes of nibbles; byte 4r + j of run v has elements
+    /// 4v + j (low) and 16 + 4v + j (high) of row r.
+    Q4_0,
+    /// Q4_1: as Q4_0, with sixteen minima m after the scales.
+    Q4_1,
+    /// Q8_0: sixteen scales d, then eight times 64 bytes; byte 4r + j of run v is 128 + element 4v + j of row r.
+    Q8_0,
 }
 
 /// The scales of rows.
@@ -41,12 +58,15 @@ pub enum Scales<'a> {
 pub struct CannotHold;
 
 impl Layout {
-    pub const ALL: [Layout; 2] = [Layout::Trits, Layout::Codes];
+    pub const ALL: [Layout; 5] = [Layout::Trits, Layout::Codes, Layout::Q4_0, Layout::Q4_1, Layout::Q8_0];
 
     pub const fn name(self) -> &'static str {
         match self {
             Layout::Trits => "16 rows x 20 trits",
             Layout::Codes => "16 rows x 16 codes",
+            Layout::Q4_0 => "16 rows of Q4_0",
+            Layout::Q4_1 => "16 rows of Q4_1",
+            Layout::Q8_0 => "16 rows of Q8_0",
         }
     }
 
@@ -55,13 +75,21 @@ impl Layout {
         match self {
             Layout::Trits => columns.div_ceil(20) * 64,
             Layout::Codes => columns.div_ceil(16) * 64,
+            Layout::Q4_0 => columns.div_ceil(32) * nibbles::block_bytes::<BlockQ4_0>(),
+            Layout::Q4_1 => columns.div_ceil(32) * nibbles::block_bytes::<BlockQ4_1>(),
+            Layout::Q8_0 => columns.div_ceil(32) * nibbles::block_bytes::<BlockQ8_0>(),
         }
     }
 
     /// Memory that a kernel of this layout needs per thread.
     pub const fn scratch_bytes(self, columns: usize) -> usize {
         match self {
-            Layout::Trits | Layout::Codes => ternary::PANEL_GROUPS * ROWS * columns.next_multiple_of(20),
+            Layout::Trits | Layout::Codes => {
+                ternary::PANEL_GROUPS * ROWS * columns.next_multiple_of(20) + SUMS_BYTES
+            }
+            Layout::Q4_0 | Layout::Q4_1 | Layout::Q8_0 => {
+                PREPARED_TOKENS * PREPARED_BLOCK * columns.div_ceil(32)
+            }
         }
     }
 
@@ -72,6 +100,7 @@ impl Layout {
     pub fn row_scale(self, ty: TensorType, row: &[u8], tensor_scale: f32) -> Result<f32, CannotHold> {
         match self {
             Layout::Trits | Layout::Codes => ternary::row_scale(ty, row, tensor_scale),
+            Layout::Q4_0 | Layout::Q4_1 | Layout::Q8_0 => Ok(tensor_scale),
         }
     }
 
@@ -89,9 +118,13 @@ impl Layout {
         group: &mut [u8],
     ) -> Result<(), CannotHold> {
         match self {
-            Layout::Trits => ternary::pack::<5>(ty, rows, row_bytes, codes, group),
-            Layout::Codes => ternary::pack::<4>(ty, rows, row_bytes, codes, group),
+            Layout::Trits => return ternary::pack::<5>(ty, rows, row_bytes, codes, group),
+            Layout::Codes => return ternary::pack::<4>(ty, rows, row_bytes, codes, group),
+            Layout::Q4_0 => nibbles::pack::<BlockQ4_0>(rows, row_bytes, group),
+            Layout::Q4_1 => nibbles::pack::<BlockQ4_1>(rows, row_bytes, group),
+            Layout::Q8_0 => nibbles::pack::<BlockQ8_0>(rows, row_bytes, group),
         }
+        Ok(())
     }
 
     /// Memory that [`Self::pack`] needs.
@@ -99,6 +132,7 @@ impl Layout {
         match self {
             Layout::Trits => ROWS * columns.next_multiple_of(20),
             Layout::Codes => ROWS * columns.next_multiple_of(16),
+            Layout::Q4_0 | Layout::Q4_1 | Layout::Q8_0 => 0,
         }
     }
 }

@@ -55,24 +55,30 @@ pub(super) fn pack<const FIELDS: usize>(
 /// The codes of one row; columns after its last weight are 0. A block of scale 0 stands for zeros, whatever its codes.
 fn unpack(ty: TensorType, row: &[u8], codes: &mut [u8]) {
     let used = match ty {
-        TensorType::TQ1_0 => blocks::<BlockTQ1_0>(row)
-            .iter()
-            .zip(codes.as_chunks_mut::<256>().0)
-            .map(|(block, codes)| tq1_codes(block, codes))
-            .count()
-            * 256,
-        TensorType::TQ2_0 => blocks::<BlockTQ2_0>(row)
-            .iter()
-            .zip(codes.as_chunks_mut::<256>().0)
-            .map(|(block, codes)| tq2_codes(block, codes))
-            .count()
-            * 256,
-        TensorType::I2S => blocks::<BlockI2S>(row)
-            .iter()
-            .zip(codes.as_chunks_mut::<128>().0)
-            .map(|(block, codes)| fields(&block.0, [6, 4, 2, 0], codes))
-            .count()
-            * 128,
+        TensorType::TQ1_0 => {
+            blocks::<BlockTQ1_0>(row)
+                .iter()
+                .zip(codes.as_chunks_mut::<256>().0)
+                .map(|(block, codes)| tq1_codes(block, codes))
+                .count()
+                * 256
+        }
+        TensorType::TQ2_0 => {
+            blocks::<BlockTQ2_0>(row)
+                .iter()
+                .zip(codes.as_chunks_mut::<256>().0)
+                .map(|(block, codes)| tq2_codes(block, codes))
+                .count()
+                * 256
+        }
+        TensorType::I2S => {
+            blocks::<BlockI2S>(row)
+                .iter()
+                .zip(codes.as_chunks_mut::<128>().0)
+                .map(|(block, codes)| fields(&block.0, [6, 4, 2, 0], codes))
+                .count()
+                * 128
+        }
         other => panic!("{other} is not ternary"),
     };
     codes[used..].fill(0);
@@ -104,7 +110,7 @@ fn trits(bytes: &[u8], codes: &mut [u8]) {
     let mut power = 1u8;
     for run in codes.chunks_exact_mut(bytes.len()) {
         for (code, byte) in run.iter_mut().zip(bytes) {
-            *code = (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as u8;
+            *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
         }
         power = power.wrapping_mul(3);
     }

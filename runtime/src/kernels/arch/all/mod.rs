@@ -17,7 +17,14 @@ const fn kernel(
     activation: ActivationType,
     run: fn(&mut Tile<'_>),
 ) -> MatmulKernel {
-    MatmulKernel { id, weight, activation, level: SimdLevel::Scalar, shapes: &Shape::ALL, run: Run::Rows(run) }
+    MatmulKernel {
+        id,
+        weight,
+        activation,
+        level: SimdLevel::Scalar,
+        shapes: &Shape::ALL,
+        run: Run::Rows(run),
+    }
 }
 
 pub const MATMUL: &[MatmulKernel] = &[

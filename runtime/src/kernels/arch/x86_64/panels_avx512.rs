@@ -136,8 +136,9 @@ fn one(tile: &mut PanelTile<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn few<const T: usize>(tile: &mut PanelTile<'_>) {
     let tables = Tables::load();
-    let parts: [_; T] =
-        std::array::from_fn(|t| i8_token_parts(&tile.activations[t * tile.activation_bytes..][..tile.activation_bytes]));
+    let parts: [_; T] = std::array::from_fn(|t| {
+        i8_token_parts(&tile.activations[t * tile.activation_bytes..][..tile.activation_bytes])
+    });
     let split = parts.map(|(_, _, quants)| steps(quants));
     let whole = split[0].0.len();
     let quants = split.map(|(steps, _)| &steps[..whole]);
@@ -148,15 +149,16 @@ fn few<const T: usize>(tile: &mut PanelTile<'_>) {
             let codes = tables.all(load512(bytes));
             for t in 0..T {
                 for i in 0..5 {
-                    sums[t][i % 2] = _mm512_dpbusd_epi32(sums[t][i % 2], codes[i], broadcast4(&quants[t][s][i]));
+                    sums[t][i % 2] =
+                        _mm512_dpbusd_epi32(sums[t][i % 2], codes[i], broadcast4(&quants[t][s][i]));
                 }
             }
         }
         if let [bytes] = rest {
             let codes = tables.all(load512(bytes));
             for t in 0..T {
-                for i in 0..5 {
-                    sums[t][0] = _mm512_dpbusd_epi32(sums[t][0], codes[i], broadcast4(&split[t].1[i]));
+                for (codes, quants) in codes.iter().zip(&split[t].1) {
+                    sums[t][0] = _mm512_dpbusd_epi32(sums[t][0], *codes, broadcast4(quants));
                 }
             }
         }
@@ -177,22 +179,26 @@ fn many(tile: &mut PanelTile<'_>) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn panel<const R: usize>(tile: &mut PanelTile<'_>, first: usize) {
-    let count = tile.activations.len() / tile.activation_bytes;
     unpack::<R>(&tile.weights[first * tile.group_bytes..][..R * tile.group_bytes], tile.scratch);
+    multiply_block::<R>(tile, first, 0);
+}
+
+/// `R` unpacked groups times all activation rows from `start` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+pub(super) fn multiply_block<const R: usize>(tile: &mut PanelTile<'_>, first: usize, start: usize) {
+    let count = tile.activations.len() / tile.activation_bytes - start;
     // Blocks of almost equal size, six at most.
     let blocks = count.div_ceil(6);
-    let mut start = 0;
     for block in 0..blocks {
-        let end = count * (block + 1) / blocks;
-        match end - start {
-            1 => multiply::<R, 1>(tile, first, start),
-            2 => multiply::<R, 2>(tile, first, start),
-            3 => multiply::<R, 3>(tile, first, start),
-            4 => multiply::<R, 4>(tile, first, start),
-            5 => multiply::<R, 5>(tile, first, start),
-            _ => multiply::<R, 6>(tile, first, start),
+        let (from, to) = (start + count * block / blocks, start + count * (block + 1) / blocks);
+        match to - from {
+            1 => multiply::<R, 1>(tile, first, from),
+            2 => multiply::<R, 2>(tile, first, from),
+            3 => multiply::<R, 3>(tile, first, from),
+            4 => multiply::<R, 4>(tile, first, from),
+            5 => multiply::<R, 5>(tile, first, from),
+            _ => multiply::<R, 6>(tile, first, from),
         }
-        start = end;
     }
 }
 
@@ -233,8 +239,8 @@ fn multiply<const R: usize, const T: usize>(tile: &mut PanelTile<'_>, first: usi
         }
     }
     for t in 0..T {
-        for r in 0..R {
-            put(tile, first + r, start + t, sums[t][r], (parts[t].0, parts[t].1));
+        for (r, sums) in sums[t].into_iter().enumerate() {
+            put(tile, first + r, start + t, sums, (parts[t].0, parts[t].1));
         }
     }
 }
