@@ -44,9 +44,27 @@ const fn codes(
 
 /// Kernels of floats, the same at every level.
 pub const FLOAT: &[MatmulKernel] = &[
-    rows("f32.f32.neon", TensorType::F32, ActivationType::F32, SimdLevel::Neon, matmul_float::f32_f32::<Neon>),
-    rows("f16.f16.neon", TensorType::F16, ActivationType::F16, SimdLevel::Neon, matmul_float::f16_f16::<Neon>),
-    rows("bf16.bf16.neon", TensorType::BF16, ActivationType::BF16, SimdLevel::Neon, matmul_float::bf16_bf16::<Neon>),
+    rows(
+        "f32.f32.neon",
+        TensorType::F32,
+        ActivationType::F32,
+        SimdLevel::Neon,
+        matmul_float::f32_f32::<Neon>,
+    ),
+    rows(
+        "f16.f16.neon",
+        TensorType::F16,
+        ActivationType::F16,
+        SimdLevel::Neon,
+        matmul_float::f16_f16::<Neon>,
+    ),
+    rows(
+        "bf16.bf16.neon",
+        TensorType::BF16,
+        ActivationType::BF16,
+        SimdLevel::Neon,
+        matmul_float::bf16_bf16::<Neon>,
+    ),
 ];
 
 /// The kernels of one level that multiply integers as `$dot` does.

@@ -80,7 +80,8 @@ unsafe fn scores_q8_0<D: Dot>(args: &mut ScoresQ8<'_>) {
             for (block, query_scale) in query_scales.iter().enumerate() {
                 let mut dots = [vdupq_n_s32(0); 4];
                 for word in block * Q8_BLOCK / 4..(block + 1) * Q8_BLOCK / 4 {
-                    let y = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(query[word].map(|q| q as u8))));
+                    let y =
+                        vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(query[word].map(|q| q as u8))));
                     for (dots, keys) in dots.iter_mut().zip(quants[word].as_chunks::<16>().0) {
                         *dots = d.dot(*dots, load_signed(keys), y);
                     }

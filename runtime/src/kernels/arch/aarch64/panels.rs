@@ -121,7 +121,8 @@ fn multiply_pairs<const P: usize>(tile: &mut PanelTile<'_>, group: usize, first:
             }
             for r in 0..2 {
                 let codes = two_bit_fields(load(&step.as_chunks::<16>().0[2 * half + r]));
-                for (columns, [a, b]) in [[codes[0], codes[1]], [codes[2], codes[3]]].into_iter().enumerate() {
+                for (columns, [a, b]) in [[codes[0], codes[1]], [codes[2], codes[3]]].into_iter().enumerate()
+                {
                     let (a, b) = (vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(b));
                     let two = [vzip1q_s32(a, b), vzip2q_s32(a, b)].map(|rows| vreinterpretq_s8_s32(rows));
                     for p in 0..P {

@@ -214,10 +214,7 @@ pub(super) fn two_bit_fields(bytes: uint8x16_t) -> [int8x16_t; 4] {
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn add_scaled(acc: Lanes, scale: f32, sums: Sums) -> Lanes {
-    [
-        vfmaq_n_f32(acc[0], vcvtq_f32_s32(sums[0]), scale),
-        vfmaq_n_f32(acc[1], vcvtq_f32_s32(sums[1]), scale),
-    ]
+    [vfmaq_n_f32(acc[0], vcvtq_f32_s32(sums[0]), scale), vfmaq_n_f32(acc[1], vcvtq_f32_s32(sums[1]), scale)]
 }
 
 /// As the scalar `Lanes::sum`: halves are added twice, then the last pair.
