@@ -3,20 +3,29 @@
 
 In: the folder with libggml-base.so and libggml-cpu.so of a llama.cpp build on an AVX2 machine, and the
 source tree of bitnet.cpp (two of its files are compiled here). Out: the input rows, and per tensor type the
-packed rows, the decoded rows, the packed activations, and every dot product, as one blob with an index.
-Only the standard library is used. fixtures/quant/README.md has the command that made the committed files.
+packed rows, the decoded rows, the packed activations, and every dot product, as one blob with an index; and whole
+tensors as bitnet.cpp's converter tiles them (TL1, TL2), which is what numpy is for. fixtures/quant/README.md has the command that made the committed files.
 """
 
 import argparse
 import array
+import ast
 import ctypes
+import itertools
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
 
+import numpy as np
+
 ROWS, K = 3, 512
-TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30, "TQ1_0": 34, "TQ2_0": 35}
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
+         "Q5_K": 13, "Q6_K": 14, "BF16": 30, "TQ1_0": 34, "TQ2_0": 35, "Q2_0": 42}
+# Rows, columns and tile sizes (bm, bk, bmm): with and without columns that TL2 packs in pairs.
+TILED = {"tl1": [(128, 128, 128, 64, 64), (64, 128, 64, 32, 32)], "tl2": [(64, 352, 32, 96, 32), (32, 384, 32, 192, 32)]}
+TERNARY = ("TQ1_0", "TQ2_0", "Q2_0")
 ACTIVATIONS = {0: "F32", 1: "F16", 8: "Q8_0", 9: "Q8_1", 15: "Q8_K", 30: "BF16"}
 ACTIVATION_BYTES = {0: K * 4, 1: K * 2, 8: K // 32 * 34, 9: K // 32 * 36, 15: K // 256 * 292, 30: K * 2}
 
@@ -94,7 +103,7 @@ def ggml_parts(folder, rows):
         cpu_traits = cpu.ggml_get_type_traits_cpu(kind).contents
         row_bytes = K // traits.block * traits.bytes
         packed, decoded = [], []
-        for row in rows["ternary" if name.startswith("TQ") else "weights"]:
+        for row in rows["ternary" if name in TERNARY else "weights"]:
             packed.append(bytearray(row_bytes))
             decoded.append(array.array("f", bytes(4 * K)))
             assert base.ggml_quantize_chunk(kind, address(row), address(packed[-1]), 0, 1, K, None) == row_bytes
@@ -166,6 +175,34 @@ def bitnet_parts(tree, rows):
     yield "dot/I2_S.I8Token", dots.tobytes()
 
 
+def tiled_parts(tree, rows):
+    """What bitnet.cpp's converter makes of the ternary rows, repeated: the scale lies where its GGUF writer puts it."""
+    source = ast.parse(tree.joinpath("utils/convert-hf-to-gguf-bitnet.py").read_text())
+    names = ("process_tl1", "preprocess_weights_tl1", "preprocess_two_weights_tl2", "preprocess_three_weights_tl2",
+             "preprocess_weights_tl2", "transform_to_tl1", "transform_to_tl2")
+    source.body = [node for node in source.body if getattr(node, "name", None) in names]
+    for node in source.body:
+        node.returns = None
+    functions = {"np": np}
+    exec(compile(source, "convert-hf-to-gguf-bitnet.py", "exec"), functions)
+    weights = itertools.cycle(v for row in rows["ternary"] for v in row)
+    for kind, shapes in TILED.items():
+        for m, k, bm, bk, bmm in shapes:
+            x = np.fromiter(itertools.islice(weights, m * k), np.float32).reshape(m, k)
+            with tempfile.TemporaryDirectory() as folder:
+                # The converter reads the tile sizes of shapes from here.
+                config = pathlib.Path(folder, "include/kernel_config.ini")
+                config.parent.mkdir()
+                config.write_text(f"[Kernels_0]\nm = {m}\nk = {k}\nbm = {bm}\nbk = {bk}\nbmm = {bmm}\n")
+                before = os.getcwd()
+                os.chdir(folder)
+                packed, scale = functions[f"transform_to_{kind}"](x)
+                os.chdir(before)
+            packed, scale = packed.tobytes(), np.float32(scale).tobytes()
+            packed += bytes(-len(packed) % 32) + scale + bytes(28)
+            yield f"tiled/{kind.upper()}/{m}x{k}:{bm},{bk},{bmm}", packed
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ggml", type=pathlib.Path, required=True, help="folder with libggml-base.so, libggml-cpu.so")
@@ -176,6 +213,7 @@ def main():
     parts = [(name, b"".join(row.tobytes() for row in rows)) for name, rows in rows.items()]
     parts += ggml_parts(args.ggml, rows)
     parts += bitnet_parts(args.bitnet, rows)
+    parts += tiled_parts(args.bitnet, rows)
     index, blob = {}, b""
     for name, data in parts:
         index[name] = [len(blob), len(data)]

@@ -101,12 +101,23 @@ pub struct EngineArgs {
     /// Where to compute; anything but auto is a demand, never a wish
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
-    /// How I2_S weights are packed, which the file does not say
-    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
-    pub i2s_layout: I2sLayoutArg,
+    #[command(flatten)]
+    pub weights: WeightArgs,
     /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub kv: KvArg,
+}
+
+/// What a file does not say about its packed weights.
+#[derive(Args, Debug)]
+pub struct WeightArgs {
+    /// How I2_S weights are packed, which the file does not say
+    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
+    pub i2s_layout: I2sLayoutArg,
+    /// Tile sizes of TL1 or TL2 weights: a kernel_config.ini of bitnet.cpp, or MxK:BM,BK,BMM per shape with semicolons
+    /// between shapes (default: the file's own, else bitnet.cpp's presets)
+    #[arg(long, value_name = "FILE|SIZES")]
+    pub tl_config: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -87,7 +87,7 @@ fn check(fixture: Fixture) -> Result<Row, String> {
     if fixture.operation != "matmul" {
         return Err(format!("operation is {:?}, not \"matmul\"", fixture.operation));
     }
-    let weight = TensorType::ALL.into_iter().find(|ty| ty.name() == fixture.weight_type);
+    let weight = TensorType::with_rows().find(|ty| ty.name() == fixture.weight_type);
     let weight =
         weight.ok_or_else(|| format!("weight_type is {:?}, which has no kernel", fixture.weight_type))?;
     let activation = ActivationType::for_weight(weight, fixture.activation_quant.into());

@@ -2,16 +2,19 @@
 //!
 //! An argument goes before its variable. Deliberately absent: prompts (see [`super::prompt`]).
 
-use super::args::{DeviceArg, EngineArgs, I2sLayoutArg};
+use super::args::{DeviceArg, EngineArgs, I2sLayoutArg, WeightArgs};
 use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
 use crate::kernels::select::KernelRequest;
 use crate::kernels::{MatmulKernel, SimdLevel};
+use crate::model::WeightOptions;
 use crate::quant::I2sLayout;
+use crate::quant::tl::TlConfig;
 use crate::{Error, Result};
 use bitforge_schema::env::Env;
+use std::path::Path;
 use std::sync::Arc;
 
 const MAX_THREADS: usize = 1024;
@@ -33,11 +36,7 @@ pub fn load<T>(
         kv: args.kv.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
-        i2s_layout: match args.i2s_layout {
-            I2sLayoutArg::X86 => I2sLayout::X86,
-            I2sLayoutArg::Arm => I2sLayout::Arm,
-            I2sLayoutArg::Row4 => I2sLayout::Row4,
-        },
+        weights: weights(&args.weights)?,
         mapping: args.model.mapping(),
         interrupt: Arc::clone(&ctx.interrupt),
     };
@@ -50,6 +49,33 @@ pub fn load<T>(
     let substituted = substituted(options.kernels, engine.model().matrices().map(|m| engine.kernel_for(m)));
     ctx.fall_back(&Vec::from_iter(substituted))?;
     Ok((first, engine))
+}
+
+/// # Errors
+/// Tile sizes that cannot be read.
+pub fn weights(args: &WeightArgs) -> Result<WeightOptions> {
+    let tl_config = args.tl_config.as_deref().map(|given| {
+        let path = Path::new(given);
+        let text = if path.is_file() {
+            std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?
+        } else {
+            given.to_owned()
+        };
+        TlConfig::parse(&text).map_err(|why| {
+            Error::usage(
+                format!("--tl-config: {why}"),
+                "give a kernel_config.ini, or sizes as 3200x8640:160,96,32",
+            )
+        })
+    });
+    Ok(WeightOptions {
+        i2s_layout: match args.i2s_layout {
+            I2sLayoutArg::X86 => I2sLayout::X86,
+            I2sLayoutArg::Arm => I2sLayout::Arm,
+            I2sLayoutArg::Row4 => I2sLayout::Row4,
+        },
+        tl_config: tl_config.transpose()?.unwrap_or_default(),
+    })
 }
 
 /// # Errors

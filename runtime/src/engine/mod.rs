@@ -24,8 +24,7 @@ pub use batch::{Answer, Batch, Sequences, Want};
 use crate::gguf::{Gguf, Mapping};
 use crate::kernels::select::KernelRequest;
 use crate::kernels::{KernelSet, MatmulKernel, Shape};
-use crate::model::{Matrix, Model};
-use crate::quant::I2sLayout;
+use crate::model::{Matrix, Model, WeightOptions};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
 use crate::{Error, Result};
@@ -64,7 +63,7 @@ pub struct EngineOptions {
     pub kv: KvType,
     pub activation_quant: ActivationQuant,
     pub kernels: KernelRequest,
-    pub i2s_layout: I2sLayout,
+    pub weights: WeightOptions,
     pub mapping: Mapping,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
     pub interrupt: Arc<AtomicBool>,
@@ -105,7 +104,7 @@ impl Engine {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let kernels = KernelSet::select(options.kernels)?;
-        let mut model = Model::load(Arc::clone(&gguf), options.i2s_layout, progress)?;
+        let mut model = Model::load(Arc::clone(&gguf), &options.weights, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;
         forward::check_runnable(&model, gguf.path(), options.activation_quant)?;

@@ -5,7 +5,7 @@
 //! no two copies of a model are in memory. Deliberately absent: any change of values.
 
 use crate::kernels::{KernelSet, Shape};
-use crate::model::{Matrix, Model, Panels};
+use crate::model::{Layer, Matrix, Model, Panels};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::quant::panels::{AlignedBytes, CannotHold, Layout, ROWS};
 use crate::threads::ThreadPool;
@@ -21,6 +21,8 @@ pub(super) fn repack(model: &mut Model, kernels: &KernelSet, mode: ActivationQua
             matrix.set_panels(panels);
         }
     }
+    // Rows of the head may be those of the embedding, which tokens are looked up in.
+    model.layers.iter_mut().flat_map(Layer::linears_mut).for_each(|linear| linear.matrix.drop_converted());
 }
 
 /// The most memory that a kernel of the model's matrices needs per thread.

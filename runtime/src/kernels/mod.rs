@@ -33,7 +33,7 @@ pub struct Tile<'a> {
     /// Packed activation rows, `activation_bytes` each (see [`crate::quant::activation`]).
     pub activations: &'a [u8],
     pub activation_bytes: usize,
-    /// Scale of the whole tensor (I2_S); 1 for types whose blocks carry their own.
+    /// Scale of the whole tensor (I2_S, and Q2_0 that was TL1 or TL2); 1 for types whose blocks carry their own.
     pub tensor_scale: f32,
     pub out: &'a mut [f32],
     /// Dot products written; kernels add to it where they write them.

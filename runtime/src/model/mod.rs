@@ -7,10 +7,9 @@ pub mod config;
 mod weights;
 
 pub use config::{Architecture, HiddenActivation, ModelConfig, RopePairing};
-pub use weights::{Layer, Linear, Matrix, Panels};
+pub use weights::{Layer, Linear, Matrix, Panels, WeightOptions};
 
 use crate::gguf::Gguf;
-use crate::quant::I2sLayout;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -33,10 +32,14 @@ impl Model {
     ///
     /// # Errors
     /// Missing, unmapped or wrongly shaped tensors (all names are listed), invalid codes, bad metadata.
-    pub fn load(gguf: Arc<Gguf>, layout: I2sLayout, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+    pub fn load(
+        gguf: Arc<Gguf>,
+        options: &WeightOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
         let config = ModelConfig::from_gguf(&gguf)?;
         gguf.require_readable_types()?;
-        let mut reader = weights::Reader::new(&gguf, layout);
+        let mut reader = weights::Reader::new(&gguf, options)?;
         let embedding = reader.embedding(config.hidden)?;
         let vocab = embedding.rows;
         let layers = (0..config.layers)

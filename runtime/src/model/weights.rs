@@ -3,12 +3,21 @@
 use super::ModelConfig;
 use crate::gguf::{Gguf, TensorView};
 use crate::quant::panels::{AlignedBytes, Layout, Scales};
+use crate::quant::tl::{self, TlConfig};
 use crate::quant::{self, I2sError, I2sLayout, i2s};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// What a file does not say about its packed weights.
+#[derive(Clone, Debug, Default)]
+pub struct WeightOptions {
+    pub i2s_layout: I2sLayout,
+    /// Tile sizes of TL1 and TL2, before those that the file's own metadata or the presets have.
+    pub tl_config: TlConfig,
+}
 
 /// A packed matrix [rows, columns]; columns are contiguous.
 pub struct Matrix {
@@ -75,6 +84,13 @@ impl Matrix {
         }
     }
 
+    /// Frees a converted copy of the rows, which nothing reads once they are repacked.
+    pub(crate) fn drop_converted(&mut self) {
+        if let (Data::Converted(bytes), Some(_)) = (&mut self.data, &self.panels) {
+            *bytes = Vec::new();
+        }
+    }
+
     /// Replaces the packed rows by what `change` makes of a copy.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn change_bytes(&mut self, change: impl FnOnce(&mut [u8])) {
@@ -118,7 +134,7 @@ impl Layer {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 
-    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 7] {
+    pub(crate) fn linears_mut(&mut self) -> [&mut Linear; 7] {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
     }
 
@@ -154,13 +170,19 @@ impl Layer {
 pub(super) struct Reader<'a> {
     gguf: &'a Arc<Gguf>,
     layout: I2sLayout,
+    tl_config: TlConfig,
     unread: BTreeSet<String>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(gguf: &'a Arc<Gguf>, layout: I2sLayout) -> Self {
+    /// # Errors
+    /// Tile sizes in the metadata that cannot be read.
+    pub(super) fn new(gguf: &'a Arc<Gguf>, options: &WeightOptions) -> Result<Self> {
         let unread = gguf.tensors().iter().map(|tensor| tensor.name.clone()).collect();
-        Reader { gguf, layout, unread }
+        let own = gguf.opt_str(tl::CONFIG_KEY)?.map(TlConfig::parse).transpose();
+        let own = own.map_err(|why| gguf.bad_key(tl::CONFIG_KEY, format!("has {why}")))?;
+        let tl_config = options.tl_config.clone().or(own.unwrap_or_default());
+        Ok(Reader { gguf, layout: options.i2s_layout, tl_config, unread })
     }
 
     /// Names of tensors that nothing has asked for.
@@ -223,16 +245,16 @@ impl<'a> Reader<'a> {
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let view = self.take(name, &[columns, rows])?;
+        if view.ty.is_tiled() {
+            return self.untiled(&view, rows, columns);
+        }
         let (ty, offset) = (view.ty, view.offset);
         let row_bytes = ty.row_bytes(columns as u64).map_or(0, |bytes| bytes as usize);
         let start = offset as usize;
         let mut data = Data::File(Arc::clone(self.gguf), start..start + rows * row_bytes);
         let mut tensor_scale = 1.0;
         if ty == TensorType::I2S {
-            tensor_scale = i2s::scale(view.bytes);
-            if !tensor_scale.is_finite() {
-                return Err(self.gguf.bad_tensor(name, format!("has the scale {tensor_scale}")));
-            }
+            tensor_scale = self.tensor_scale(&view)?;
             if self.layout == I2sLayout::X86 {
                 i2s::validate(&view.bytes[..rows * row_bytes])
                     .map_err(|code| self.invalid(&view, code.into()))?;
@@ -245,6 +267,51 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(Matrix { name: name.to_owned(), ty, rows, columns, row_bytes, tensor_scale, data, panels: None })
+    }
+
+    /// A tiled tensor as the same codes and scale in rows: I2_S, or Q2_0 with blocks of scale 1 where rows are no whole
+    /// groups of I2_S (the 8640 columns of the 3.3B model). Both multiply exact integers by the tensor's scale, so the
+    /// results are the same; a kernel that wants ternary codes in an order of its own finds them in these two.
+    fn untiled(&self, view: &TensorView<'_>, rows: usize, columns: usize) -> Result<Matrix> {
+        let (ty, name) = (view.ty, view.name);
+        let tile = self.tl_config.find(ty, rows, columns).ok_or_else(|| {
+            let what = format!("tensor '{name}' of type {ty} has {rows} rows of {columns}, whose tile sizes are not known (at byte offset {})", view.offset);
+            let remedy = format!("give the kernel_config.ini that the file was made with, or the sizes: --tl-config {rows}x{columns}:BM,BK,BMM");
+            Error::unsupported(self.gguf.path(), what, remedy)
+        })?;
+        let codes = tl::unpack(ty, view.bytes, &tile).map_err(|error| {
+            let byte = if let tl::TlError::InvalidNibble { byte } = error { byte } else { 0 };
+            let (what, remedy) =
+                (format!("tensor '{name}': {error}"), "check --tl-config, or convert the model again");
+            Error::malformed(self.gguf.path(), view.offset + byte as u64, what, remedy)
+        })?;
+        let packed_as =
+            [TensorType::I2S, TensorType::Q2_0].into_iter().find(|ty| ty.row_bytes(columns as u64).is_some());
+        let packed_as = packed_as.ok_or_else(|| {
+            self.gguf.bad_tensor(name, format!("has rows of {columns}, not a multiple of 64"))
+        })?;
+        let mut bytes = Vec::with_capacity(codes.len() / 3);
+        quant::pack_ternary(packed_as, &codes, 1.0, &mut bytes);
+        Ok(Matrix {
+            name: name.to_owned(),
+            ty: packed_as,
+            rows,
+            columns,
+            row_bytes: bytes.len() / rows,
+            tensor_scale: self.tensor_scale(view)?,
+            data: Data::Converted(bytes),
+            panels: None,
+        })
+    }
+
+    /// The scale in the trailer.
+    fn tensor_scale(&self, view: &TensorView<'_>) -> Result<f32> {
+        let scale = i2s::scale(view.bytes);
+        if scale.is_finite() {
+            Ok(scale)
+        } else {
+            Err(self.gguf.bad_tensor(view.name, format!("has the scale {scale}")))
+        }
     }
 
     fn invalid(&self, view: &TensorView<'_>, error: I2sError) -> Error {

@@ -21,7 +21,7 @@ pub enum ActivationQuant {
     /// One scale per token (as BitNet is trained and bitnet.cpp computes).
     #[default]
     Token,
-    /// One scale per block of 256 (llama.cpp's Q8_K).
+    /// As llama.cpp: one scale per block of 256 (Q8_K); for Q2_0 one per block of 32 (Q8_0).
     Block256,
 }
 
@@ -79,13 +79,19 @@ impl ActivationType {
             TensorType::F32 => ActivationType::F32,
             TensorType::F16 => ActivationType::F16,
             TensorType::BF16 => ActivationType::BF16,
-            TensorType::Q4_0 | TensorType::Q8_0 => ActivationType::Q8_0,
-            TensorType::Q4_1 => ActivationType::Q8_1,
-            TensorType::Q4K | TensorType::Q6K => ActivationType::Q8K,
-            TensorType::TQ1_0 | TensorType::TQ2_0 | TensorType::I2S => match mode {
-                ActivationQuant::Token => ActivationType::I8Token,
-                ActivationQuant::Block256 => ActivationType::Q8K,
-            },
+            TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => ActivationType::Q8_0,
+            TensorType::Q4_1 | TensorType::Q5_1 => ActivationType::Q8_1,
+            TensorType::Q2K | TensorType::Q3K | TensorType::Q4K | TensorType::Q5K | TensorType::Q6K => {
+                ActivationType::Q8K
+            }
+            ternary if mode == ActivationQuant::Token => {
+                assert!(ternary.is_ternary());
+                ActivationType::I8Token
+            }
+            TensorType::Q2_0 => ActivationType::Q8_0,
+            TensorType::TQ1_0 | TensorType::TQ2_0 | TensorType::I2S | TensorType::TL1 | TensorType::TL2 => {
+                ActivationType::Q8K
+            }
         }
     }
 

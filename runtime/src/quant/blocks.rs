@@ -73,6 +73,25 @@ pub struct BlockQ4_1 {
     pub qs: [u8; 16],
 }
 
+/// 32 weights `d * (q - 16)`; q is 5 bits, four in nibbles as in [`BlockQ4_0`], bit e of `qh` on top of element e.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ5_0 {
+    pub d: F16,
+    pub qh: [u8; 4],
+    pub qs: [u8; 16],
+}
+
+/// 32 weights `d * q + m`; q as in [`BlockQ5_0`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ5_1 {
+    pub d: F16,
+    pub m: F16,
+    pub qh: [u8; 4],
+    pub qs: [u8; 16],
+}
+
 /// 32 values `d * q`.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -90,6 +109,28 @@ pub struct BlockQ8_1 {
     pub qs: [i8; 32],
 }
 
+/// 256 weights in sixteen groups of 16, `d * scale * q - dmin * min`; a byte of `scales` holds a scale (low four
+/// bits) and a min; q is 2 bits, in fields as in [`BlockTQ2_0`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ2K {
+    pub scales: [u8; 16],
+    pub qs: [u8; 64],
+    pub d: F16,
+    pub dmin: F16,
+}
+
+/// 256 weights in sixteen groups of 16, `d * (scale - 32) * (q - 4)`; q is 3 bits, two in fields as in
+/// [`BlockTQ2_0`], the high one in `hmask`: bit e / 32 of byte e % 32.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ3K {
+    pub hmask: [u8; 32],
+    pub qs: [u8; 64],
+    pub scales: [u8; 12],
+    pub d: F16,
+}
+
 /// 256 weights in eight groups of 32, `d * scale * q - dmin * min`; scales and mins are 6 bits each, packed
 /// in 12 bytes (see [`BlockQ4K::scales_and_mins`]); each 32 bytes of `qs` hold two groups in their nibbles.
 #[derive(Clone, Copy)]
@@ -98,6 +139,17 @@ pub struct BlockQ4K {
     pub d: F16,
     pub dmin: F16,
     pub scales: [u8; 12],
+    pub qs: [u8; 128],
+}
+
+/// As [`BlockQ4K`], with the fifth bit of a quant in `qh`: bit e / 32 of byte e % 32.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ5K {
+    pub d: F16,
+    pub dmin: F16,
+    pub scales: [u8; 12],
+    pub qh: [u8; 32],
     pub qs: [u8; 128],
 }
 
@@ -129,6 +181,14 @@ pub struct BlockTQ2_0 {
     pub d: F16,
 }
 
+/// 64 weights `d * (code - 1)` with 2-bit codes; byte j holds elements 4j to 4j + 3, low bits first.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ2_0 {
+    pub d: F16,
+    pub qs: [u8; 16],
+}
+
 /// 256 activations `d * q` (d is an f32), with the sums of each 16 quants (i16).
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -152,41 +212,98 @@ macro_rules! byte_blocks {
 }
 
 byte_blocks! {
-    F16 = 2, BlockQ4_0 = 18, BlockQ4_1 = 20, BlockQ8_0 = 34, BlockQ8_1 = 36, BlockQ4K = 144,
-    BlockQ6K = 210, BlockTQ1_0 = 54, BlockTQ2_0 = 66, BlockQ8K = 292, BlockI2S = 32,
-    [BlockI2S; 2] = 64, [i8; 32] = 32, [i8; 128] = 128, [i8; 256] = 256,
+    F16 = 2, BlockQ4_0 = 18, BlockQ4_1 = 20, BlockQ5_0 = 22, BlockQ5_1 = 24, BlockQ8_0 = 34, BlockQ8_1 = 36,
+    BlockQ2K = 84, BlockQ3K = 110, BlockQ4K = 144, BlockQ5K = 176, BlockQ6K = 210, BlockTQ1_0 = 54,
+    BlockTQ2_0 = 66, BlockQ8K = 292, BlockI2S = 32, BlockQ2_0 = 18,
+    [BlockI2S; 2] = 64, [BlockQ8_0; 2] = 68, [i8; 32] = 32, [i8; 64] = 64, [i8; 128] = 128, [i8; 256] = 256,
     [u8; 2] = 2, [u8; 4] = 4, [u8; 16] = 16, [u8; 32] = 32, [u8; 64] = 64, [i8; 16] = 16,
     [[u8; 2]; 16] = 32, [[u8; 16]; 4] = 64, [[u8; 32]; 4] = 128, [[u8; 32]; 2] = 64, [[u8; 64]; 2] = 128,
 }
 
-impl BlockQ4K {
-    /// The eight scales and eight mins (0..=63). Groups 0 to 3 lie in the low 6 bits of bytes 0..4 (scales)
-    /// and 4..8 (mins); groups 4 to 7 have their low four bits in bytes 8..12 and their high two bits on top
-    /// of bytes 0..4 (scales) and 4..8 (mins).
-    #[inline]
-    pub fn scales_and_mins(&self) -> ([u8; 8], [u8; 8]) {
-        let words = self.scales.as_chunks::<4>().0;
-        let [low_scales, low_mins, rest] = [0, 1, 2].map(|i| u32::from_le_bytes(words[i]));
-        let six = |word: u32| word & 0x3f3f_3f3f;
-        let high = |low: u32, tops: u32| low & 0x0f0f_0f0f | (tops >> 6 & 0x0303_0303) << 4;
-        let join = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
-        (join(six(low_scales), high(rest, low_scales)), join(six(low_mins), high(rest >> 4, low_mins)))
-    }
+/// The eight scales and eight mins (0..=63) of Q4_K and Q5_K. Groups 0 to 3 lie in the low 6 bits of bytes 0..4
+/// (scales) and 4..8 (mins); groups 4 to 7 have their low four bits in bytes 8..12 and their high two bits on top
+/// of bytes 0..4 (scales) and 4..8 (mins).
+#[inline]
+fn scales_and_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+    let words = packed.as_chunks::<4>().0;
+    let [low_scales, low_mins, rest] = [0, 1, 2].map(|i| u32::from_le_bytes(words[i]));
+    let six = |word: u32| word & 0x3f3f_3f3f;
+    let high = |low: u32, tops: u32| low & 0x0f0f_0f0f | (tops >> 6 & 0x0303_0303) << 4;
+    let join = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
+    (join(six(low_scales), high(rest, low_scales)), join(six(low_mins), high(rest >> 4, low_mins)))
+}
 
-    /// Stores scales and mins (0..=63).
-    pub fn set_scales_and_mins(&mut self, scales: [u8; 8], mins: [u8; 8]) {
-        for g in 0..4 {
-            self.scales[g] = scales[g] | scales[g + 4] >> 4 << 6;
-            self.scales[g + 4] = mins[g] | mins[g + 4] >> 4 << 6;
-            self.scales[g + 8] = scales[g + 4] & 15 | (mins[g + 4] & 15) << 4;
-        }
+/// The inverse of [`scales_and_mins`].
+pub(super) fn pack_scales_and_mins(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for g in 0..4 {
+        packed[g] = scales[g] | scales[g + 4] >> 4 << 6;
+        packed[g + 4] = mins[g] | mins[g + 4] >> 4 << 6;
+        packed[g + 8] = scales[g + 4] & 15 | (mins[g + 4] & 15) << 4;
     }
+    packed
+}
 
-    /// The quant (0..=15) of an element: 32 bytes hold 64 elements, byte i elements i (low nibble) and i + 32.
+/// Four 2-bit fields a byte, low bits first; byte j of a 32-byte half holds elements j, j+32, j+64, j+96 of its 128.
+#[inline]
+pub(super) fn two_bits(qs: &[u8; 64], element: usize) -> u8 {
+    qs[element / 128 * 32 + element % 32] >> (element % 128 / 32 * 2) & 3
+}
+
+/// The low four bits of an element: 32 bytes hold 64 elements, byte i elements i (low nibble) and i + 32.
+#[inline]
+fn four_bits(qs: &[u8; 128], element: usize) -> u8 {
+    qs[element / 64 * 32 + element % 32] >> (element % 64 / 32 * 4) & 15
+}
+
+impl BlockQ2K {
+    /// The quant (0..=3) of an element.
     #[inline]
     pub fn quant(&self, element: usize) -> u8 {
-        let byte = self.qs[element / 64 * 32 + element % 32];
-        if element % 64 < 32 { byte & 15 } else { byte >> 4 }
+        two_bits(&self.qs, element)
+    }
+}
+
+impl BlockQ3K {
+    /// The quant (0..=7) of an element.
+    #[inline]
+    pub fn quant(&self, element: usize) -> u8 {
+        two_bits(&self.qs, element) | (self.hmask[element % 32] >> (element / 32) & 1) << 2
+    }
+
+    /// The sixteen scales (0..=63): low four bits in the nibbles of bytes 0..8 (groups 0 to 7, then 8 to 15), high
+    /// two bits of group g in byte 8 + g % 4 at bits 2 * (g / 4).
+    #[inline]
+    pub fn scales(&self) -> [u8; 16] {
+        std::array::from_fn(|g| {
+            self.scales[g % 8] >> (g / 8 * 4) & 15 | (self.scales[8 + g % 4] >> (g / 4 * 2) & 3) << 4
+        })
+    }
+}
+
+impl BlockQ4K {
+    #[inline]
+    pub fn scales_and_mins(&self) -> ([u8; 8], [u8; 8]) {
+        scales_and_mins(&self.scales)
+    }
+
+    /// The quant (0..=15) of an element.
+    #[inline]
+    pub fn quant(&self, element: usize) -> u8 {
+        four_bits(&self.qs, element)
+    }
+}
+
+impl BlockQ5K {
+    #[inline]
+    pub fn scales_and_mins(&self) -> ([u8; 8], [u8; 8]) {
+        scales_and_mins(&self.scales)
+    }
+
+    /// The quant (0..=31) of an element.
+    #[inline]
+    pub fn quant(&self, element: usize) -> u8 {
+        four_bits(&self.qs, element) | (self.qh[element % 32] >> (element / 32) & 1) << 4
     }
 }
 
@@ -221,11 +338,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn q4k_scales_round_trip(scales: [u8; 8], mins: [u8; 8]) {
+        fn scales_and_mins_round_trip(scales: [u8; 8], mins: [u8; 8]) {
             let (scales, mins) = (scales.map(|s| s & 63), mins.map(|m| m & 63));
-            let mut block = BlockQ4K { d: F16::default(), dmin: F16::default(), scales: [0; 12], qs: [0; 128] };
-            block.set_scales_and_mins(scales, mins);
-            prop_assert_eq!(block.scales_and_mins(), (scales, mins));
+            prop_assert_eq!(scales_and_mins(&pack_scales_and_mins(scales, mins)), (scales, mins));
         }
     }
 

@@ -5,19 +5,21 @@
 //! Deliberately absent: importance weights, and speed (this runs in converters and fixtures only).
 
 use super::blocks::*;
-use super::k_search::{scale_and_min, signed_scale};
+use super::k_search::{Search, scale_and_min, signed_scale, small_signed_scale};
 use super::nearest_int;
-use super::ternary::{pack_ternary, tq1_block, tq2_block};
+use super::ternary::{pack_ternary, q2_0_block, tq1_block, tq2_block};
 use crate::tensor::TensorType;
 use half::{bf16, f16};
 
-/// Appends `x`, quantized as `ty`, to `out`. Panics unless `x` is a whole number of blocks.
+/// Appends `x`, quantized as `ty`, to `out`. Panics unless `x` is a whole number of blocks, and for tiled types, which
+/// [`super::tl::pack`] packs a tensor at a time.
 ///
 /// I2_S takes the sign of each weight (zero below 1e-6), which is right for ternary times a scale; the caller
 /// appends [`super::i2s::trailer`] with the largest magnitude of the whole tensor.
 pub fn quantize_row(ty: TensorType, x: &[f32], out: &mut Vec<u8>) {
     let (weights, bytes) = ty.block();
-    assert!(x.len().is_multiple_of(weights), "{} weights are not whole {ty} blocks", x.len());
+    let fits = !ty.is_tiled() && x.len().is_multiple_of(weights);
+    assert!(fits, "{} weights are not whole {ty} blocks", x.len());
     out.reserve(x.len() / weights * bytes);
     match ty {
         TensorType::F32 => out.extend(x.iter().flat_map(|v| v.to_le_bytes())),
@@ -25,9 +27,19 @@ pub fn quantize_row(ty: TensorType, x: &[f32], out: &mut Vec<u8>) {
         TensorType::BF16 => out.extend(x.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
         TensorType::Q4_0 => each(x, out, q4_0),
         TensorType::Q4_1 => each(x, out, q4_1),
+        TensorType::Q5_0 => each(x, out, q5_0),
+        TensorType::Q5_1 => each(x, out, q5_1),
         TensorType::Q8_0 => each(x, out, q8_0),
+        TensorType::Q2K => each(x, out, q2_k),
+        TensorType::Q3K => each(x, out, q3_k),
         TensorType::Q4K => each(x, out, q4_k),
+        TensorType::Q5K => each(x, out, q5_k),
         TensorType::Q6K => each(x, out, q6_k),
+        TensorType::Q2_0 => each(x, out, |x: &[f32; 64]| {
+            let (scale, codes) = nearest_codes(x);
+            q2_0_block(&codes, scale)
+        }),
+        TensorType::TL1 | TensorType::TL2 => unreachable!("tiled types have no rows, as checked above"),
         TensorType::TQ1_0 => each(x, out, |x: &[f32; 256]| {
             let (scale, codes) = nearest_codes(x);
             tq1_block(&codes, scale)
@@ -75,33 +87,116 @@ fn q8_0(x: &[f32; 32]) -> BlockQ8_0 {
     BlockQ8_0 { d: F16::new(d), qs: x.map(|v| (v * id).round() as i8) }
 }
 
+/// The scale that maps the entry of largest magnitude to -16.
+fn q5_0(x: &[f32; 32]) -> BlockQ5_0 {
+    let max = x.iter().fold(0.0f32, |max, v| if v.abs() > max.abs() { *v } else { max });
+    let d = max / -16.0;
+    let id = inverse(d);
+    let quants: [u8; 32] = std::array::from_fn(|e| ((x[e] * id + 16.5) as i8).min(31) as u8);
+    BlockQ5_0 { d: F16::new(d), qh: fifth_bits(&quants), qs: pack_nibbles(|e| f32::from(quants[e] & 15)) }
+}
+
+fn q5_1(x: &[f32; 32]) -> BlockQ5_1 {
+    let min = x.iter().fold(f32::MAX, |min, v| if *v < min { *v } else { min });
+    let max = x.iter().fold(f32::MIN, |max, v| if *v > max { *v } else { max });
+    let d = (max - min) / 31.0;
+    let id = inverse(d);
+    let quants = x.map(|v| ((v - min) * id + 0.5) as u8);
+    BlockQ5_1 {
+        d: F16::new(d),
+        m: F16::new(min),
+        qh: fifth_bits(&quants),
+        qs: pack_nibbles(|e| f32::from(quants[e] & 15)),
+    }
+}
+
+fn q2_k(x: &[f32; 256]) -> BlockQ2K {
+    let mut quants = [0u8; 256];
+    let (mut scales, mut mins) = ([0f32; 16], [0f32; 16]);
+    for (g, (x, quants)) in x.as_chunks::<16>().0.iter().zip(quants.as_chunks_mut::<16>().0).enumerate() {
+        (scales[g], mins[g]) = scale_and_min(&Search::Q2_K, x, &x.map(f32::abs), quants);
+    }
+    let ((scales, d), (mins, dmin)) = (in_steps(scales, 15.0), in_steps(mins, 15.0));
+    for (g, (scale, min)) in scales.into_iter().zip(mins).enumerate() {
+        requantize(&x[16 * g..], &mut quants[16 * g..16 * g + 16], (d, scale), (dmin, min), 3);
+    }
+    let scales = std::array::from_fn(|g| scales[g] | mins[g] << 4);
+    BlockQ2K { scales, qs: pack_two_bits(&quants), d, dmin }
+}
+
+fn q3_k(x: &[f32; 256]) -> BlockQ3K {
+    let mut block = BlockQ3K { hmask: [0; 32], qs: [0; 64], scales: [0; 12], d: F16::default() };
+    let mut quants = [0u8; 256];
+    let mut scales = [0f32; 16];
+    for (g, (x, quants)) in x.as_chunks::<16>().0.iter().zip(quants.as_chunks_mut::<16>().0).enumerate() {
+        scales[g] = small_signed_scale(x, quants);
+    }
+    let max_scale = scales.iter().fold(0.0f32, |max, v| if v.abs() > max.abs() { *v } else { max });
+    if max_scale != 0.0 {
+        let iscale = -32.0 / max_scale;
+        block.d = F16::new(1.0 / iscale);
+        for (g, scale) in scales.into_iter().enumerate() {
+            let scale = (nearest_int(iscale * scale).clamp(-32, 31) + 32) as u8;
+            block.scales[g % 8] |= (scale & 15) << (g / 8 * 4);
+            block.scales[8 + g % 4] |= scale >> 4 << (g / 4 * 2);
+        }
+    }
+    // Without a scale, the six bits are 0 and stand for -32; d is 0 then.
+    for (g, scale) in block.scales().into_iter().enumerate() {
+        let d = block.d.get() * (i32::from(scale) - 32) as f32;
+        if d != 0.0 {
+            for e in 16 * g..16 * g + 16 {
+                quants[e] = (nearest_int(x[e] / d).clamp(-4, 3) + 4) as u8;
+            }
+        }
+    }
+    let high = |i: usize| (0..8).fold(0, |byte, n| byte | quants[i + 32 * n] >> 2 << n);
+    block.hmask = std::array::from_fn(high);
+    block.qs = pack_two_bits(&quants.map(|q| q & 3));
+    block
+}
+
 fn q4_k(x: &[f32; 256]) -> BlockQ4K {
+    let (d, dmin, scales, quants) = six_bit_scales(x, &Search::Q4_K);
+    BlockQ4K { d, dmin, scales, qs: pack_four_bits(&quants) }
+}
+
+fn q5_k(x: &[f32; 256]) -> BlockQ5K {
+    let (d, dmin, scales, quants) = six_bit_scales(x, &Search::Q5_K);
+    let high = |i: usize| (0..8).fold(0, |byte, n| byte | quants[i + 32 * n] >> 4 << n);
+    BlockQ5K { d, dmin, scales, qh: std::array::from_fn(high), qs: pack_four_bits(&quants.map(|q| q & 15)) }
+}
+
+/// Eight groups of 32 with scales and mins of six bits: (d, dmin, packed scales and mins, quants).
+fn six_bit_scales(x: &[f32; 256], search: &Search) -> (F16, F16, [u8; 12], [u8; 256]) {
     let mut quants = [0u8; 256];
     let (mut scales, mut mins) = ([0f32; 8], [0f32; 8]);
     for (g, (x, quants)) in x.as_chunks::<32>().0.iter().zip(quants.as_chunks_mut::<32>().0).enumerate() {
         let rms = (x.iter().fold(0.0, |sum, v| sum + v * v) / 32.0).sqrt();
-        (scales[g], mins[g]) = scale_and_min(x, &x.map(|v| rms + v.abs()), quants);
+        (scales[g], mins[g]) = scale_and_min(search, x, &x.map(|v| rms + v.abs()), quants);
     }
-    let largest = |values: &[f32; 8]| values.iter().fold(0.0f32, |max, v| if *v > max { *v } else { max });
-    let (max_scale, max_min) = (largest(&scales), largest(&mins));
-    let six_bits = |values: [f32; 8], max: f32| {
-        let inverse = if max > 0.0 { 63.0 / max } else { 0.0 };
-        values.map(|v| (nearest_int(inverse * v) as u8).min(63))
-    };
-    let (scales, mins) = (six_bits(scales, max_scale), six_bits(mins, max_min));
-    let (d, dmin) = (F16::new(max_scale / 63.0), F16::new(max_min / 63.0));
-    let mut block = BlockQ4K { d, dmin, scales: [0; 12], qs: [0; 128] };
-    block.set_scales_and_mins(scales, mins);
-    for g in 0..8 {
-        let (scale, min) = (d.get() * f32::from(scales[g]), dmin.get() * f32::from(mins[g]));
-        if scale != 0.0 {
-            for e in 32 * g..32 * g + 32 {
-                quants[e] = nearest_int((x[e] + min) / scale).clamp(0, 15) as u8;
-            }
+    let ((scales, d), (mins, dmin)) = (in_steps(scales, 63.0), in_steps(mins, 63.0));
+    for (g, (scale, min)) in scales.into_iter().zip(mins).enumerate() {
+        requantize(&x[32 * g..], &mut quants[32 * g..32 * g + 32], (d, scale), (dmin, min), search.max);
+    }
+    (d, dmin, pack_scales_and_mins(scales, mins), quants)
+}
+
+/// Non-negative values as multiples, up to `steps`, of (largest / steps), which is the second result.
+fn in_steps<const N: usize>(values: [f32; N], steps: f32) -> ([u8; N], F16) {
+    let max = values.iter().fold(0.0f32, |max, v| if *v > max { *v } else { max });
+    let inverse = if max > 0.0 { steps / max } else { 0.0 };
+    (values.map(|v| (nearest_int(inverse * v) as u8).min(steps as u8)), F16::new(max / steps))
+}
+
+/// The quants of a group under its stored scale and min, where that scale is not 0.
+fn requantize(x: &[f32], quants: &mut [u8], (d, scale): (F16, u8), (dmin, min): (F16, u8), max: u8) {
+    let (scale, min) = (d.get() * f32::from(scale), dmin.get() * f32::from(min));
+    if scale != 0.0 {
+        for (v, q) in x.iter().zip(quants) {
+            *q = nearest_int((v + min) / scale).clamp(0, max.into()) as u8;
         }
     }
-    block.qs = std::array::from_fn(|i| quants[i / 32 * 64 + i % 32] | quants[i / 32 * 64 + i % 32 + 32] << 4);
-    block
 }
 
 fn q6_k(x: &[f32; 256]) -> BlockQ6K {
@@ -136,7 +231,7 @@ fn q6_k(x: &[f32; 256]) -> BlockQ6K {
 }
 
 /// The largest magnitude as scale, and each entry's nearest code under it.
-fn nearest_codes(x: &[f32; 256]) -> (f32, [i8; 256]) {
+fn nearest_codes<const N: usize>(x: &[f32; N]) -> (f32, [i8; N]) {
     let d = absmax(x);
     let id = inverse(d);
     (d, x.map(|v| (v * id).round() as i8))
@@ -156,6 +251,22 @@ fn pack_nibbles(value: impl Fn(usize) -> f32) -> [u8; 16] {
     std::array::from_fn(|j| nibble(j) | nibble(j + 16) << 4)
 }
 
+/// The fifth bits of 32 quants.
+fn fifth_bits(quants: &[u8; 32]) -> [u8; 4] {
+    quants.iter().rev().fold(0u32, |bits, q| bits << 1 | u32::from(q >> 4 & 1)).to_le_bytes()
+}
+
+/// Packs quants of up to 3; byte j of a 32-byte half holds elements j, j+32, j+64, j+96 of its 128.
+fn pack_two_bits(quants: &[u8; 256]) -> [u8; 64] {
+    let byte = |i: usize| (0..4).fold(0, |byte, n| byte | quants[i / 32 * 128 + i % 32 + 32 * n] << (2 * n));
+    std::array::from_fn(byte)
+}
+
+/// Packs quants of up to 15; 32 bytes hold 64 elements, byte i elements i (low nibble) and i + 32.
+fn pack_four_bits(quants: &[u8; 256]) -> [u8; 128] {
+    std::array::from_fn(|i| quants[i / 32 * 64 + i % 32] | quants[i / 32 * 64 + i % 32 + 32] << 4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,9 +283,17 @@ mod tests {
             TensorType::Q8_0 => 1.15 / 254.0,
             TensorType::Q4_0 => 1.01 / 8.0,
             TensorType::Q4_1 => 1.02 / 15.0,
+            TensorType::Q5_0 => 1.01 / 16.0,
+            TensorType::Q5_1 => 1.02 / 31.0,
+            TensorType::Q2K => 2.0 / 3.0,
+            TensorType::Q3K => 1.5 / 4.0,
             TensorType::Q4K => 2.0 / 15.0,
+            TensorType::Q5K => 2.0 / 31.0,
             TensorType::Q6K => 1.5 / 32.0,
-            TensorType::TQ1_0 | TensorType::TQ2_0 | TensorType::I2S => 0.0,
+            ternary => {
+                assert!(ternary.is_ternary());
+                0.0
+            }
         }
     }
 
@@ -184,14 +303,15 @@ mod tests {
             mut x in proptest::collection::vec(-2.0f32..2.0, 512),
             ternary in proptest::collection::vec(-1i8..=1, 512),
         ) {
-            for ty in TensorType::ALL {
+            for ty in TensorType::with_rows() {
                 if ty.is_ternary() {
                     x = ternary.iter().map(|code| f32::from(*code) * 0.75).collect();
                 }
                 let (mut packed, mut back) = (Vec::new(), vec![0.0; x.len()]);
                 quantize_row(ty, &x, &mut packed);
                 prop_assert_eq!(Some(packed.len() as u64), ty.row_bytes(512));
-                dequantize_row(ty, &packed, 0.75, &mut back).unwrap();
+                let tensor_scale = if ty == TensorType::I2S { 0.75 } else { 1.0 };
+                dequantize_row(ty, &packed, tensor_scale, &mut back).unwrap();
                 let bound = tolerance(ty) * absmax(&x);
                 let worst = x.iter().zip(&back).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 prop_assert!(worst <= bound, "{}: {} > {}", ty, worst, bound);

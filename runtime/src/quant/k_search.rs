@@ -2,7 +2,7 @@
 //!
 //! In: one group of weights. Out: its scale (and minimum) and quants. Each search rounds under a series of
 //! trial scales, solves the weighted least-squares problem for the best scale given those quants, and keeps
-//! the best. Source: ggml `make_qkx2_quants` and `make_qx_quants`; the order of every f32 operation
+//! the best. Source: ggml `make_qkx2_quants`, `make_qx_quants` and `make_q3_quants`; the order of every f32 operation
 //! matters, since files must be equal byte for byte. Deliberately absent: importance matrices.
 
 use super::nearest_int;
@@ -10,10 +10,32 @@ use super::nearest_int;
 /// Groups whose largest magnitude is below this are zero.
 pub(super) const GROUP_MAX_EPS: f32 = 1e-15;
 
-/// Finds (scale, min) with x ≈ scale * q - min, q in 0..=15, min >= 0, that minimise the error weighted by
-/// `weights`; 21 trial scales around the range of x (Q4_K's parameters). `quants` gets q.
-pub(super) fn scale_and_min(x: &[f32; 32], weights: &[f32; 32], quants: &mut [u8; 32]) -> (f32, f32) {
-    const MAX: f32 = 15.0;
+/// The parameters of [`scale_and_min`] for one format.
+pub(super) struct Search {
+    /// Largest quant.
+    pub max: u8,
+    /// The last trial scale; the first is 0, and a scale widens the range of quants by `first + 0.1 * trial`.
+    trials: u8,
+    first: f32,
+    /// The error of a weight: its square or its magnitude.
+    squared: bool,
+}
+
+impl Search {
+    pub(super) const Q2_K: Search = Search { max: 3, trials: 15, first: -0.5, squared: false };
+    pub(super) const Q4_K: Search = Search { max: 15, trials: 20, first: -1.0, squared: true };
+    pub(super) const Q5_K: Search = Search { max: 31, trials: 15, first: -0.5, squared: true };
+}
+
+/// Finds (scale, min) with x ≈ scale * q - min, q in 0..=max, min >= 0, that minimise the error weighted by
+/// `weights`, by trial scales around the range of x. `quants` gets q.
+pub(super) fn scale_and_min<const N: usize>(
+    search: &Search,
+    x: &[f32; N],
+    weights: &[f32; N],
+    quants: &mut [u8; N],
+) -> (f32, f32) {
+    let largest = f32::from(search.max);
     let (mut min, mut max, mut sum_w, mut sum_x) = (x[0], x[0], weights[0], weights[0] * x[0]);
     for (v, w) in x.iter().zip(weights).skip(1) {
         min = if *v < min { *v } else { min };
@@ -23,24 +45,25 @@ pub(super) fn scale_and_min(x: &[f32; 32], weights: &[f32; 32], quants: &mut [u8
     }
     min = if min > 0.0 { 0.0 } else { min };
     if max == min {
-        *quants = [0; 32];
+        *quants = [0; N];
         return (0.0, -min);
     }
-    let round = |iscale: f32, min: f32| x.map(|v| nearest_int(iscale * (v - min)).clamp(0, 15) as u8);
-    let error = |scale: f32, min: f32, quants: &[u8; 32]| {
+    let round =
+        |iscale: f32, min: f32| x.map(|v| nearest_int(iscale * (v - min)).clamp(0, search.max.into()) as u8);
+    let error = |scale: f32, min: f32, quants: &[u8; N]| {
         let terms = x.iter().zip(weights).zip(quants);
         terms.fold(0.0f32, |error, ((v, w), q)| {
             let diff = scale * f32::from(*q) + min - v;
-            error + w * (diff * diff)
+            error + w * if search.squared { diff * diff } else { diff.abs() }
         })
     };
-    let iscale = MAX / (max - min);
+    let iscale = largest / (max - min);
     let mut scale = 1.0 / iscale;
     *quants = round(iscale, min);
     let mut best = error(scale, min, quants);
     // The trials keep rounding from the current best minimum, as the reference does.
-    for step in 0..=20 {
-        let iscale = (-1.0 + 0.1 * step as f32 + MAX) / (max - min);
+    for step in 0..=search.trials {
+        let iscale = (search.first + 0.1 * f32::from(step) + largest) / (max - min);
         let trial = round(iscale, min);
         let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0f32, 0.0f32, 0.0f32);
         for ((v, w), q) in x.iter().zip(weights).zip(trial) {
@@ -96,4 +119,44 @@ pub(super) fn signed_scale<const N: usize, const HALF: i32>(x: &[f32; N], quants
     }
     *quants = kept.map(|l| (l + HALF) as u8);
     scale
+}
+
+/// As [`signed_scale`] for q in 0..8 (Q3_K): starts with the entry of largest magnitude at -4, then moves single quants,
+/// up to five times each, where that fits better. Groups that are zero get quants of 0.
+pub(super) fn small_signed_scale(x: &[f32; 16], quants: &mut [u8; 16]) -> f32 {
+    let max = x.iter().fold(0.0f32, |max, v| if v.abs() > max.abs() { *v } else { max });
+    *quants = [0; 16];
+    if max.abs() < GROUP_MAX_EPS {
+        return 0.0;
+    }
+    let iscale = -4.0 / max;
+    let mut kept = x.map(|v| nearest_int(iscale * v).clamp(-4, 3));
+    let (mut sum_lx, mut sum_l2) = x.iter().zip(&kept).fold((0.0f32, 0.0f32), |(lx, l2), (v, l)| {
+        let (w, l) = (v * v, *l as f32);
+        (lx + w * v * l, l2 + w * l * l)
+    });
+    for _ in 0..5 {
+        let mut moved = false;
+        for (v, l) in x.iter().zip(&mut kept) {
+            let (w, old) = (v * v, *l as f32);
+            let (mut lx, mut l2) = (sum_lx - w * v * old, sum_l2 - w * old * old);
+            if lx <= 0.0 {
+                continue;
+            }
+            let better = nearest_int(v * l2 / lx).clamp(-4, 3);
+            if better == *l {
+                continue;
+            }
+            lx += w * v * better as f32;
+            l2 += w * better as f32 * better as f32;
+            if l2 > 0.0 && lx * lx * sum_l2 > sum_lx * sum_lx * l2 {
+                (*l, sum_lx, sum_l2, moved) = (better, lx, l2, true);
+            }
+        }
+        if !moved {
+            break;
+        }
+    }
+    *quants = kept.map(|l| (l + 4) as u8);
+    if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
 }

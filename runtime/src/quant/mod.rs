@@ -15,13 +15,14 @@ pub mod i2s;
 mod k_search;
 pub mod panels;
 mod ternary;
+pub mod tl;
 
 pub use decode::dequantize_row;
-pub(crate) use decode::nibbles;
+pub(crate) use decode::{five_bits, nibbles};
 pub use encode::quantize_row;
 pub use i2s::{I2sError, I2sLayout, i2s_pack, i2s_to_x86};
 pub use ternary::{pack_ternary, unpack_ternary};
-pub(crate) use ternary::{tq1_codes, tq2_codes};
+pub(crate) use ternary::{q2_0_codes, tq1_codes, tq2_codes};
 
 /// A 2-bit field with the value 3, in byte `byte` of the bytes given; the caller knows the file and offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

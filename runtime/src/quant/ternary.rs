@@ -1,21 +1,23 @@
-//! Ternary codes (-1, 0, +1) in and out of TQ1_0, TQ2_0 and I2_S rows.
+//! Ternary codes (-1, 0, +1) in and out of TQ1_0, TQ2_0, Q2_0 and I2_S rows.
 //!
 //! Used by converters, quantizers and tests. In: `i8` codes, one per weight, in row order. Out: packed rows.
-//! Source: ggml's `quantize_row_tq1_0_ref` and `quantize_row_tq2_0_ref`; see [`super::i2s`] for I2_S.
+//! Source: ggml's `quantize_row_tq1_0_ref` and its likes; see [`super::i2s`] for I2_S and [`super::tl`] for TL1 and TL2.
 //! Deliberately absent: choosing codes for weights that are not ternary (see [`super::encode`]).
 
 use super::InvalidCode;
-use super::blocks::{BlockI2S, BlockTQ1_0, BlockTQ2_0, F16, blocks, blocks_mut};
+use super::blocks::{BlockI2S, BlockQ2_0, BlockTQ1_0, BlockTQ2_0, F16, blocks, blocks_mut, two_bits};
 use super::i2s::{pack_group, unpack_group};
 use crate::tensor::TensorType;
 
 /// Appends a row of `codes` (a whole number of blocks, each -1, 0 or 1) to `out`.
 ///
-/// `scale` goes into every block of TQ1_0 and TQ2_0 (as f16); I2_S keeps its one scale after the last row
-/// (see [`super::i2s::trailer`]), so there it is not used. Panics for types that are not ternary.
+/// `scale` goes into every block of TQ1_0, TQ2_0 and Q2_0 (as f16); I2_S keeps its one scale after the last row
+/// (see [`super::i2s::trailer`]), so there it is not used. Panics for types that are not ternary
+/// or have no rows.
 pub fn pack_ternary(ty: TensorType, codes: &[i8], scale: f32, out: &mut Vec<u8>) {
     let (weights, bytes) = ty.block();
-    assert!(ty.is_ternary() && codes.len().is_multiple_of(weights), "{} codes for {ty}", codes.len());
+    let fits = ty.is_ternary() && !ty.is_tiled() && codes.len().is_multiple_of(weights);
+    assert!(fits, "{} codes for {ty}", codes.len());
     let start = out.len();
     out.resize(start + codes.len() / weights * bytes, 0);
     let packed = &mut out[start..];
@@ -28,6 +30,11 @@ pub fn pack_ternary(ty: TensorType, codes: &[i8], scale: f32, out: &mut Vec<u8>)
         TensorType::TQ2_0 => {
             for (block, codes) in blocks_mut::<BlockTQ2_0>(packed).iter_mut().zip(codes.as_chunks().0) {
                 *block = tq2_block(codes, scale);
+            }
+        }
+        TensorType::Q2_0 => {
+            for (block, codes) in blocks_mut::<BlockQ2_0>(packed).iter_mut().zip(codes.as_chunks().0) {
+                *block = q2_0_block(codes, scale);
             }
         }
         _ => {
@@ -57,6 +64,16 @@ pub fn unpack_ternary(ty: TensorType, bytes: &[u8], codes: &mut [i8]) -> Result<
                 *codes = tq2_codes(block);
                 if let Some(e) = codes.iter().position(|&code| code == 2) {
                     return Err(InvalidCode { byte: b * 66 + e / 128 * 32 + e % 32 });
+                }
+            }
+        }
+        TensorType::Q2_0 => {
+            for (b, (block, codes)) in
+                blocks::<BlockQ2_0>(bytes).iter().zip(codes.as_chunks_mut().0).enumerate()
+            {
+                *codes = q2_0_codes(block);
+                if let Some(e) = codes.iter().position(|&code| code == 2) {
+                    return Err(InvalidCode { byte: b * 18 + 2 + e / 4 });
                 }
             }
         }
@@ -114,7 +131,19 @@ pub(super) fn tq2_block(codes: &[i8; 256], scale: f32) -> BlockTQ2_0 {
 
 /// The 256 codes of a block; a field of 3, which no quantizer writes, gives 2, as in ggml.
 pub(crate) fn tq2_codes(block: &BlockTQ2_0) -> [i8; 256] {
-    std::array::from_fn(|e| (block.qs[e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3) as i8 - 1)
+    std::array::from_fn(|e| two_bits(&block.qs, e) as i8 - 1)
+}
+
+pub(super) fn q2_0_block(codes: &[i8; 64], scale: f32) -> BlockQ2_0 {
+    let code = |element: usize| ((codes[element] + 1) & 3) as u8;
+    let byte = |i: usize| (0..4).fold(0, |byte, n| byte | code(4 * i + n) << (2 * n));
+    BlockQ2_0 { d: F16::new(scale), qs: std::array::from_fn(byte) }
+}
+
+/// The 64 codes of a block; a field of 3, which no quantizer writes, gives 2, as in ggml.
+#[inline]
+pub(crate) fn q2_0_codes(block: &BlockQ2_0) -> [i8; 64] {
+    std::array::from_fn(|e| (block.qs[e / 4] >> (e % 4 * 2) & 3) as i8 - 1)
 }
 
 #[cfg(test)]
@@ -125,7 +154,7 @@ mod tests {
     proptest! {
         #[test]
         fn codes_round_trip(codes in proptest::collection::vec(-1i8..=1, 1..=4 * 256), scale in 0.01f32..4.0) {
-            for ty in [TensorType::TQ1_0, TensorType::TQ2_0, TensorType::I2S] {
+            for ty in TensorType::with_rows().filter(|ty| ty.is_ternary()) {
                 let mut codes = codes.clone();
                 codes.resize(codes.len().next_multiple_of(256), 0);
                 let (mut packed, mut back) = (Vec::new(), vec![0; codes.len()]);
@@ -146,5 +175,11 @@ mod tests {
         let mut back = [0; 512];
         let error = unpack_ternary(TensorType::TQ2_0, &packed, &mut back);
         assert_eq!(error, Err(InvalidCode { byte: 66 + 40 }));
+
+        packed.clear();
+        pack_ternary(TensorType::Q2_0, &codes, 1.0, &mut packed);
+        packed[18 + 2 + 5] |= 3 << 6;
+        let error = unpack_ternary(TensorType::Q2_0, &packed, &mut back);
+        assert_eq!(error, Err(InvalidCode { byte: 18 + 2 + 5 }));
     }
 }

@@ -74,9 +74,15 @@ fn packings_of_the_same_weights_give_the_same_logits() {
     let (_, tq1) = logits(&ok("bitnet-tq1_0.gguf"), &TOKENS, &["--kernels", "scalar"]);
     let (_, tq2) = logits(&ok("bitnet-tq2_0.gguf"), &TOKENS, &["--kernels", "scalar"]);
     assert_eq!(bits(&tq1), bits(&tq2));
+    for tiled in ["bitnet-tl1.gguf", "bitnet-tl2.gguf"] {
+        assert_eq!(bits(&logits(&ok(tiled), &TOKENS, &["--kernels", "scalar"]).1), bits(&i2s), "{tiled}");
+    }
     // I2_S has one scale for a tensor in f32, the others f16 scales.
-    let worst = i2s.iter().zip(&tq2).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst < 0.05, "{worst}");
+    let (_, q2) = logits(&ok("bitnet-q2_0.gguf"), &TOKENS, &["--kernels", "scalar"]);
+    for other in [tq2, q2] {
+        let worst = i2s.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 0.05, "{worst}");
+    }
 }
 
 #[test]

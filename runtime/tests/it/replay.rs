@@ -50,7 +50,8 @@ fn replay(fixture: &Value) -> Ran {
 #[test]
 fn kernels_agree_on_a_row_of_every_type() {
     let mut types = std::collections::BTreeSet::new();
-    for name in fixtures() {
+    // Tiled types have no rows: what kernels multiply is I2_S made of them.
+    for name in fixtures().into_iter().filter(|name| !name.contains("-tl")) {
         for mode in ["token", "block256"] {
             let fixture = row_of(&ok(&name), "blk.0.ffn_down.weight", mode);
             types.insert(fixture["weight_type"].to_string());
@@ -73,7 +74,7 @@ fn kernels_agree_on_a_row_of_every_type() {
             );
         }
     }
-    assert_eq!(types.len(), 11, "{types:?}");
+    assert_eq!(types.len(), 17, "{types:?}");
 }
 
 /// Floats that are exact in any order.

@@ -1,7 +1,7 @@
 //! Repacking of ternary rows: any ternary type becomes codes 0, 1, 2 of a group, and those become trits or fields.
 
 use super::{CannotHold, ROWS};
-use crate::quant::blocks::{BlockI2S, BlockTQ1_0, BlockTQ2_0, F16, blocks};
+use crate::quant::blocks::{BlockI2S, BlockQ2_0, BlockTQ1_0, BlockTQ2_0, F16, blocks};
 use crate::tensor::TensorType;
 
 /// Groups that a prefill kernel unpacks together: 64 rows of codes fit a second-level cache.
@@ -12,6 +12,12 @@ pub(super) fn row_scale(ty: TensorType, row: &[u8], tensor_scale: f32) -> Result
     match ty {
         TensorType::TQ1_0 => one_scale(blocks::<BlockTQ1_0>(row).iter().map(|block| block.d)),
         TensorType::TQ2_0 => one_scale(blocks::<BlockTQ2_0>(row).iter().map(|block| block.d)),
+        // Two factors are one only where one of them is 1.
+        TensorType::Q2_0 => match one_scale(blocks::<BlockQ2_0>(row).iter().map(|block| block.d))? {
+            1.0 => Ok(tensor_scale),
+            scale if tensor_scale == 1.0 => Ok(scale),
+            _ => Err(CannotHold),
+        },
         _ => Ok(tensor_scale),
     }
 }
@@ -79,7 +85,15 @@ fn unpack(ty: TensorType, row: &[u8], codes: &mut [u8]) {
                 .count()
                 * 128
         }
-        other => panic!("{other} is not ternary"),
+        TensorType::Q2_0 => {
+            blocks::<BlockQ2_0>(row)
+                .iter()
+                .zip(codes.as_chunks_mut::<64>().0)
+                .map(|(block, codes)| q2_codes(block, codes))
+                .count()
+                * 64
+        }
+        other => panic!("{other} is not ternary in rows"),
     };
     codes[used..].fill(0);
 }
@@ -90,6 +104,15 @@ fn tq2_codes(block: &BlockTQ2_0, codes: &mut [u8; 256]) {
     }
     for (qs, codes) in block.qs.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<128>().0) {
         fields(qs, [0, 2, 4, 6], codes);
+    }
+}
+
+fn q2_codes(block: &BlockQ2_0, codes: &mut [u8; 64]) {
+    if block.d.is_zero() {
+        return codes.fill(1);
+    }
+    for (byte, codes) in block.qs.iter().zip(codes.as_chunks_mut::<4>().0) {
+        *codes = [0, 2, 4, 6].map(|shift| byte >> shift & 3);
     }
 }
 
@@ -158,7 +181,7 @@ mod tests {
             prop_assume!(k > 0);
             let codes: Vec<&[i8]> = codes.chunks_exact(k).take(rows).collect();
             for layout in [Layout::Trits, Layout::Codes] {
-                for ty in [TensorType::I2S, TensorType::TQ1_0, TensorType::TQ2_0] {
+                for ty in [TensorType::I2S, TensorType::TQ1_0, TensorType::TQ2_0, TensorType::Q2_0] {
                     let mut bytes = Vec::new();
                     codes.iter().for_each(|row| pack_ternary(ty, row, 0.5, &mut bytes));
                     let group = packed(layout, ty, &bytes, k).unwrap();

@@ -87,6 +87,7 @@ macro_rules! integers {
             rows(concat!("i2_s.i8.", $name), W::I2S, I8Token, LEVEL, matmul_ternary::i2_s_i8::<$dot>),
             codes(concat!("tq1_0.i8.x16.", $name), W::TQ1_0, LEVEL, &Shape::ALL, panels::codes::<$dot>),
             codes(concat!("tq2_0.i8.x16.", $name), W::TQ2_0, LEVEL, &Shape::ALL, panels::codes::<$dot>),
+            codes(concat!("q2_0.i8.x16.", $name), W::Q2_0, LEVEL, &Shape::ALL, panels::codes::<$dot>),
             codes(concat!("i2_s.i8.x16.", $name), W::I2S, LEVEL, &Shape::ALL, panels::codes::<$dot>),
         ]
     }};
@@ -101,6 +102,7 @@ const SEVERAL: &[Shape] = &[Shape::Batch, Shape::Prefill];
 pub const I8MM: &[MatmulKernel] = &[
     codes("tq1_0.i8.x16.i8mm", TensorType::TQ1_0, SimdLevel::I8mm, SEVERAL, panels::codes_i8mm),
     codes("tq2_0.i8.x16.i8mm", TensorType::TQ2_0, SimdLevel::I8mm, SEVERAL, panels::codes_i8mm),
+    codes("q2_0.i8.x16.i8mm", TensorType::Q2_0, SimdLevel::I8mm, SEVERAL, panels::codes_i8mm),
     codes("i2_s.i8.x16.i8mm", TensorType::I2S, SimdLevel::I8mm, SEVERAL, panels::codes_i8mm),
 ];
 

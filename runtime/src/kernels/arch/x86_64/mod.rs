@@ -2,6 +2,7 @@
 //! AVX2, AVX-VNNI and AVX-512 for repacked rows (`panels_*`).
 
 mod matmul;
+mod matmul_compiled;
 mod matmul_float;
 mod matmul_float512;
 mod matmul_k;
@@ -38,14 +39,21 @@ pub const MATMUL: &[MatmulKernel] = &[
     kernel("bf16.bf16.avx2", TensorType::BF16, ActivationType::BF16, matmul_float::bf16_bf16),
     kernel("q4_0.q8_0.avx2", TensorType::Q4_0, ActivationType::Q8_0, matmul::q4_0_q8_0),
     kernel("q4_1.q8_1.avx2", TensorType::Q4_1, ActivationType::Q8_1, matmul::q4_1_q8_1),
+    kernel("q5_0.q8_0.avx2", TensorType::Q5_0, ActivationType::Q8_0, matmul_compiled::q5_0_q8_0),
+    kernel("q5_1.q8_1.avx2", TensorType::Q5_1, ActivationType::Q8_1, matmul_compiled::q5_1_q8_1),
     kernel("q8_0.q8_0.avx2", TensorType::Q8_0, ActivationType::Q8_0, matmul::q8_0_q8_0),
+    kernel("q2_k.q8_k.avx2", TensorType::Q2K, ActivationType::Q8K, matmul_compiled::q2_k_q8_k),
+    kernel("q3_k.q8_k.avx2", TensorType::Q3K, ActivationType::Q8K, matmul_compiled::q3_k_q8_k),
     kernel("q4_k.q8_k.avx2", TensorType::Q4K, ActivationType::Q8K, matmul_k::q4_k_q8_k),
+    kernel("q5_k.q8_k.avx2", TensorType::Q5K, ActivationType::Q8K, matmul_compiled::q5_k_q8_k),
     kernel("q6_k.q8_k.avx2", TensorType::Q6K, ActivationType::Q8K, matmul_k::q6_k_q8_k),
+    kernel("q2_0.q8_0.avx2", TensorType::Q2_0, ActivationType::Q8_0, matmul_compiled::q2_0_q8_0),
     kernel("tq1_0.q8_k.avx2", TensorType::TQ1_0, ActivationType::Q8K, matmul_ternary::tq1_0_q8_k),
     kernel("tq2_0.q8_k.avx2", TensorType::TQ2_0, ActivationType::Q8K, matmul_ternary::tq2_0_q8_k),
     kernel("i2_s.q8_k.avx2", TensorType::I2S, ActivationType::Q8K, matmul_ternary::i2_s_q8_k),
     kernel("tq1_0.i8.avx2", TensorType::TQ1_0, ActivationType::I8Token, matmul_ternary::tq1_0_i8),
     kernel("tq2_0.i8.avx2", TensorType::TQ2_0, ActivationType::I8Token, matmul_ternary::tq2_0_i8),
+    kernel("q2_0.i8.avx2", TensorType::Q2_0, ActivationType::I8Token, matmul_compiled::q2_0_i8),
     kernel("i2_s.i8.avx2", TensorType::I2S, ActivationType::I8Token, matmul_ternary::i2_s_i8),
 ];
 
@@ -96,6 +104,7 @@ const fn amx(id: &'static str, weight: TensorType) -> MatmulKernel {
 pub const PANELS: &[MatmulKernel] = &[
     panels("tq1_0.i8.x16.avx2", TensorType::TQ1_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
     panels("tq2_0.i8.x16.avx2", TensorType::TQ2_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
+    panels("q2_0.i8.x16.avx2", TensorType::Q2_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
     panels("i2_s.i8.x16.avx2", TensorType::I2S, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
     panels(
         "tq1_0.i8.x16.avx-vnni",
@@ -112,6 +121,13 @@ pub const PANELS: &[MatmulKernel] = &[
         panels_avx2::avx_vnni::codes,
     ),
     panels(
+        "q2_0.i8.x16.avx-vnni",
+        TensorType::Q2_0,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
+    panels(
         "i2_s.i8.x16.avx-vnni",
         TensorType::I2S,
         SimdLevel::AvxVnni,
@@ -120,11 +136,14 @@ pub const PANELS: &[MatmulKernel] = &[
     ),
     panels("tq1_0.i8.x16.avx512", TensorType::TQ1_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
     panels("tq2_0.i8.x16.avx512", TensorType::TQ2_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
+    panels("q2_0.i8.x16.avx512", TensorType::Q2_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
     panels("i2_s.i8.x16.avx512", TensorType::I2S, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
     #[cfg(target_os = "linux")]
     amx("tq1_0.i8.x16.amx-int8", TensorType::TQ1_0),
     #[cfg(target_os = "linux")]
     amx("tq2_0.i8.x16.amx-int8", TensorType::TQ2_0),
+    #[cfg(target_os = "linux")]
+    amx("q2_0.i8.x16.amx-int8", TensorType::Q2_0),
     #[cfg(target_os = "linux")]
     amx("i2_s.i8.x16.amx-int8", TensorType::I2S),
     panels(
