@@ -6,6 +6,7 @@
 
 pub mod chat;
 pub mod cli;
+pub mod convert;
 pub mod engine;
 pub mod error;
 pub mod generate;
@@ -17,6 +18,7 @@ pub mod model;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod quant;
+pub mod quantize;
 pub mod sampling;
 pub mod tensor;
 pub mod threads;

@@ -52,6 +52,30 @@ pub fn facts(gpus: Vec<String>) -> MachineFacts {
     }
 }
 
+/// Bytes that this process may still write in directory `dir`, `None` where the system does not say.
+pub fn free_bytes(dir: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::ffi::CString::new(dir.as_os_str().as_bytes()).ok()?;
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: `path` ends with a zero byte, `stat` has the room that the call fills, and it is read only where
+        // the call says that it has.
+        let stat = unsafe {
+            if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
+                return None;
+            }
+            stat.assume_init()
+        };
+        stat.f_bavail.checked_mul(stat.f_frsize)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = dir;
+        None
+    }
+}
+
 /// Bytes per second with which `threads` threads read `bytes` (a prefix of them where they are many): the best of
 /// several passes. `None` where they are not more than twice `last_level_cache` bytes, since a part would come out
 /// of the cache.

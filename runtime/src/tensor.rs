@@ -198,6 +198,16 @@ impl fmt::Display for TensorType {
     }
 }
 
+impl std::str::FromStr for TensorType {
+    type Err = String;
+
+    /// A name, in lower or upper case.
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|ty| ty.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| format!("one of {}", Self::ALL.map(|ty| ty.name().to_lowercase()).join(", ")))
+    }
+}
+
 /// Names of ids that exist in the field but that this runtime does not read, for error messages.
 pub fn foreign_type_name(id: u32) -> Option<&'static str> {
     Some(match id {

@@ -1,6 +1,7 @@
 //! What the commands print with `--json`, one type per command. Fields are added, never renamed or removed.
 
 use crate::generate::FinishReason;
+use crate::quantize::TensorReport;
 use crate::sampling::SamplingParams;
 use bitforge_receipt_schema::run::TokenizerAuthority;
 use bitforge_schema::selection::Selection;
@@ -105,6 +106,21 @@ pub struct LogitsOutput {
     pub positions: usize,
     pub vocab: usize,
     pub bytes: u64,
+}
+
+/// Of `convert` and `quantize`.
+#[derive(Serialize)]
+pub struct RewriteOutput {
+    pub input: String,
+    pub output: String,
+    /// Of the file written.
+    pub bytes: u64,
+    pub threads: usize,
+    /// From the first byte read of a weight to the file under its name.
+    pub elapsed_ms: f64,
+    /// In file order.
+    pub tensors: Vec<TensorReport>,
+    pub warnings: Vec<String>,
 }
 
 #[derive(Serialize)]

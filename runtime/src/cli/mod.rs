@@ -9,6 +9,7 @@
 mod args;
 mod bench;
 mod catalog;
+mod convert;
 mod ctx;
 mod digest;
 mod evaluate;
@@ -21,8 +22,10 @@ mod logits;
 mod output_file;
 mod progress;
 mod prompt;
+mod quantize;
 mod receipt;
 mod replay;
+mod rewrite;
 mod run;
 mod settings;
 mod summary;
@@ -59,6 +62,8 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Logits(args) => logits::run(ctx, args),
         Command::Evaluate(args) => evaluate::run(ctx, args),
         Command::Inspect(args) => inspect::run(ctx, args),
+        Command::Convert(args) => convert::run(ctx, args),
+        Command::Quantize(args) => quantize::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),
         Command::Limits(args) => limits::run(ctx, args),

@@ -2,7 +2,7 @@
 //!
 //! An argument goes before its variable. Deliberately absent: prompts (see [`super::prompt`]).
 
-use super::args::{DeviceArg, EngineArgs, I2sLayoutArg, WeightArgs};
+use super::args::{DeviceArg, EngineArgs, WeightArgs};
 use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
@@ -10,7 +10,6 @@ use crate::gguf::Gguf;
 use crate::kernels::MatmulKernel;
 use crate::kernels::select::KernelRequest;
 use crate::model::WeightOptions;
-use crate::quant::I2sLayout;
 use crate::quant::old_i2s::CodeMap;
 use crate::quant::tl::TlConfig;
 use crate::{Error, Result};
@@ -57,33 +56,35 @@ pub fn load<T>(
 /// # Errors
 /// Tile sizes or a code map that cannot be read.
 pub fn weights(args: &WeightArgs) -> Result<WeightOptions> {
-    let tl_config = args.tl_config.as_deref().map(|given| {
-        let path = Path::new(given);
-        let text = if path.is_file() {
-            std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?
-        } else {
-            given.to_owned()
-        };
-        TlConfig::parse(&text).map_err(|why| {
-            Error::usage(
-                format!("--tl-config: {why}"),
-                "give a kernel_config.ini, or sizes as 3200x8640:160,96,32",
-            )
-        })
-    });
     let code_map = args.code_map.as_deref().map(|given| {
         let usage =
             |why| Error::usage(format!("--code-map: {why}"), "give four values, as --code-map=-1,0,1,x");
         CodeMap::parse(given).map_err(usage)
     });
     Ok(WeightOptions {
-        i2s_layout: match args.i2s_layout {
-            I2sLayoutArg::X86 => I2sLayout::X86,
-            I2sLayoutArg::Arm => I2sLayout::Arm,
-            I2sLayoutArg::Row4 => I2sLayout::Row4,
-        },
-        tl_config: tl_config.transpose()?.unwrap_or_default(),
+        i2s_layout: args.i2s_layout.into(),
+        tl_config: tl_config(args.tl_config.as_deref())?,
         code_map: code_map.transpose()?,
+    })
+}
+
+/// `--tl-config`: a file, or the sizes themselves.
+///
+/// # Errors
+/// Tile sizes that cannot be read.
+pub fn tl_config(given: Option<&str>) -> Result<TlConfig> {
+    let Some(given) = given else { return Ok(TlConfig::default()) };
+    let path = Path::new(given);
+    let text = if path.is_file() {
+        std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?
+    } else {
+        given.to_owned()
+    };
+    TlConfig::parse(&text).map_err(|why| {
+        Error::usage(
+            format!("--tl-config: {why}"),
+            "give a kernel_config.ini, or sizes as 3200x8640:160,96,32",
+        )
     })
 }
 

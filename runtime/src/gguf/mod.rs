@@ -13,7 +13,7 @@
 mod meaning;
 mod parse;
 mod split;
-mod storage;
+pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -23,7 +23,7 @@ pub use meaning::Meaning;
 pub use parse::TensorInfo;
 pub use storage::Mapping;
 pub use value::{Array, FromValue, Strings, Value, value_type_name};
-pub use writer::GgufWriter;
+pub use writer::{GgufWriter, Layout};
 
 use crate::error::{Error, Result};
 use crate::tensor::TensorType;
@@ -165,6 +165,15 @@ impl Gguf {
     /// The bytes of the file, or of every part of a split model.
     pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.parts.iter().map(|part| part.storage.bytes())
+    }
+
+    /// Takes `part`, a slice of one of [`Self::parts`], out of this process's memory where the file is mapped; it loads
+    /// again when it is touched.
+    pub fn forget(&self, part: &[u8]) {
+        let holds = |file: &&Part| file.storage.bytes().as_ptr_range().contains(&part.as_ptr());
+        if let Some(file) = self.parts.iter().find(holds) {
+            file.storage.forget(part);
+        }
     }
 
     /// All tensor infos in file order, of every type.

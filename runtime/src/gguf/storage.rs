@@ -25,18 +25,18 @@ pub enum Mapping {
     Read,
 }
 
-pub(super) enum Storage {
+pub(crate) enum Storage {
     Mapped(memmap2::Mmap),
     Read(AlignedBuffer),
 }
 
 impl Storage {
-    pub(super) fn open(path: &Path, mapping: Mapping) -> Result<Self> {
+    pub(crate) fn open(path: &Path, mapping: Mapping) -> Result<Self> {
         let io = |source| Error::io(path, source);
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
-            return Err(Error::unsupported(path, "not a regular file", "give the path of a .gguf file"));
+            return Err(Error::unsupported(path, "not a regular file", "give the path of a regular file"));
         }
         let len = usize::try_from(metadata.len()).map_err(|_| {
             Error::limit(format!("{}: larger than the address space", path.display()), "use a 64-bit build")
@@ -70,23 +70,46 @@ impl Storage {
         }
     }
 
-    pub(super) fn copy_of(bytes: &[u8]) -> Self {
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
         let mut buffer = AlignedBuffer::with_capacity(bytes.len()).expect("as much again as is in memory");
         buffer.allocation.extend_from_slice(bytes);
         Storage::Read(buffer)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Storage::Mapped(map) => map,
             Storage::Read(buffer) => buffer.bytes(),
         }
     }
+
+    /// Takes the pages of a mapping that hold `part` out of this process's memory; they load again when they are
+    /// touched. Nothing where the file was read, or where `part` is not a slice of [`Self::bytes`].
+    pub(crate) fn forget(&self, part: &[u8]) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = self {
+            let Some(first) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
+            let start = first / FORGET_ALIGNMENT * FORGET_ALIGNMENT;
+            let end = (first + part.len()).next_multiple_of(FORGET_ALIGNMENT).min(map.len());
+            if start < end {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                // SAFETY: the range lies inside a mapping that is never written to, so its pages load again with the
+                // same bytes.
+                let advised = unsafe { map.unchecked_advise_range(advice, start, end - start) };
+                // An advice that is not taken costs memory and nothing else.
+                drop(advised);
+            }
+        }
+    }
 }
+
+/// The largest page size in use.
+#[cfg(unix)]
+const FORGET_ALIGNMENT: usize = 1 << 16;
 
 /// A vector whose used part starts at a multiple of `ALIGNMENT`; filled within its capacity, so that the
 /// allocation never moves.
-pub(super) struct AlignedBuffer {
+pub(crate) struct AlignedBuffer {
     allocation: Vec<u8>,
     start: usize,
 }

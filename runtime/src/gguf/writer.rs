@@ -10,6 +10,7 @@ use super::value::{Value, encode_string};
 use crate::tensor::TensorType;
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::ops::Range;
 
 /// Names must be shorter than this for llama.cpp to open the file (`GGML_MAX_NAME`).
 const MAX_NAME: usize = 64;
@@ -21,6 +22,15 @@ type Source<'a> = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + 'a>;
 pub struct GgufWriter<'a> {
     metadata: Vec<(String, Value)>,
     tensors: Vec<Tensor<'a>>,
+}
+
+/// The places of a file's parts, in bytes from its start. What lies between them is zero.
+pub struct Layout {
+    /// Everything before the first tensor, padding included.
+    pub header: Vec<u8>,
+    /// In the order in which the tensors were added.
+    pub tensors: Vec<Range<u64>>,
+    pub file_len: u64,
 }
 
 struct Tensor<'a> {
@@ -64,13 +74,12 @@ impl<'a> GgufWriter<'a> {
         self
     }
 
-    /// Writes the file and returns its length in bytes.
+    /// Where everything will be, for a caller that writes the tensors itself, in any order.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`], before anything is written, for what no reader would take (duplicate or
-    /// too long names, impossible shapes, a bad alignment); during writing where a source gives more or fewer
-    /// bytes than its tensor has; and any error of `out`.
-    pub fn write_to(self, out: &mut dyn Write) -> io::Result<u64> {
+    /// [`io::ErrorKind::InvalidInput`] for what no reader would take: duplicate or too long names, impossible
+    /// shapes, a bad alignment.
+    pub fn layout(&self) -> io::Result<Layout> {
         let alignment = self.alignment()?;
         let mut header = MAGIC.to_vec();
         header.extend(3u32.to_le_bytes());
@@ -86,7 +95,7 @@ impl<'a> GgufWriter<'a> {
         }
 
         let mut names = HashSet::new();
-        let mut lens = Vec::with_capacity(self.tensors.len());
+        let mut tensors: Vec<Range<u64>> = Vec::with_capacity(self.tensors.len());
         let mut offset = 0u64;
         for Tensor { name, ty, dims, .. } in &self.tensors {
             check(names.insert(name), || format!("tensor {name:?} is given twice"))?;
@@ -99,25 +108,36 @@ impl<'a> GgufWriter<'a> {
             dims.iter().for_each(|dim| header.extend(dim.to_le_bytes()));
             header.extend((*ty as u32).to_le_bytes());
             header.extend(offset.to_le_bytes());
-            lens.push(len);
-            offset = offset
-                .checked_add(len)
-                .and_then(|end| end.checked_next_multiple_of(alignment))
-                .ok_or_else(|| invalid(shape()))?;
+            let end = offset.checked_add(len).ok_or_else(|| invalid(shape()))?;
+            tensors.push(offset..end);
+            offset = end.checked_next_multiple_of(alignment).ok_or_else(|| invalid(shape()))?;
         }
+        header.resize(header.len().next_multiple_of(alignment as usize), 0);
+        let data = header.len() as u64;
+        let file_len =
+            data.checked_add(offset).ok_or_else(|| invalid("the file would be too large".into()))?;
+        tensors.iter_mut().for_each(|range| *range = data + range.start..data + range.end);
+        Ok(Layout { header, tensors, file_len })
+    }
 
+    /// Writes the file and returns its length in bytes.
+    ///
+    /// # Errors
+    /// Those of [`Self::layout`], before anything is written; during writing where a source gives more or fewer
+    /// bytes than its tensor has; and any error of `out`.
+    pub fn write_to(self, out: &mut dyn Write) -> io::Result<u64> {
+        let Layout { header, tensors, file_len } = self.layout()?;
         let mut out = Counted { out, written: 0 };
         out.write_all(&header)?;
-        out.pad(alignment)?;
-        for (tensor, len) in self.tensors.into_iter().zip(lens) {
-            let start = out.written;
+        for (tensor, range) in self.tensors.into_iter().zip(tensors) {
+            out.pad_to(range.start)?;
             (tensor.source)(&mut out)?;
-            let written = out.written - start;
+            let (len, written) = (range.end - range.start, out.written - range.start);
             check(written == len, || {
                 format!("tensor {:?} has {len} bytes but {written} were given", tensor.name)
             })?;
-            out.pad(alignment)?;
         }
+        out.pad_to(file_len)?;
         out.flush()?;
         Ok(out.written)
     }
@@ -141,8 +161,8 @@ struct Counted<'w> {
 }
 
 impl Counted<'_> {
-    fn pad(&mut self, alignment: u64) -> io::Result<()> {
-        let padding = self.written.next_multiple_of(alignment) - self.written;
+    fn pad_to(&mut self, position: u64) -> io::Result<()> {
+        let padding = position.saturating_sub(self.written);
         io::copy(&mut io::Read::take(io::repeat(0), padding), self).map(|_| ())
     }
 }

@@ -20,6 +20,18 @@ pub struct WeightOptions {
     pub code_map: Option<CodeMap>,
 }
 
+impl WeightOptions {
+    /// Tile sizes for the tensors of `gguf`: those given, then the file's own; presets come last.
+    ///
+    /// # Errors
+    /// Tile sizes in the metadata that cannot be read.
+    pub fn tiles_of(&self, gguf: &Gguf) -> Result<TlConfig> {
+        let own = gguf.opt_str(tl::CONFIG_KEY)?.map(TlConfig::parse).transpose();
+        let own = own.map_err(|why| gguf.bad_key(tl::CONFIG_KEY, format!("has {why}")))?;
+        Ok(self.tl_config.clone().or(own.unwrap_or_default()))
+    }
+}
+
 /// A packed matrix [rows, columns]; columns are contiguous.
 pub struct Matrix {
     pub name: String,
@@ -136,9 +148,7 @@ impl<'a> Reader<'a> {
     /// Tile sizes in the metadata that cannot be read.
     pub(super) fn new(gguf: &'a Arc<Gguf>, options: &WeightOptions) -> Result<Self> {
         let unread = gguf.tensors().iter().map(|tensor| tensor.name.clone()).collect();
-        let own = gguf.opt_str(tl::CONFIG_KEY)?.map(TlConfig::parse).transpose();
-        let own = own.map_err(|why| gguf.bad_key(tl::CONFIG_KEY, format!("has {why}")))?;
-        let tl_config = options.tl_config.clone().or(own.unwrap_or_default());
+        let tl_config = options.tiles_of(gguf)?;
         Ok(Reader { gguf, layout: options.i2s_layout, tl_config, code_map: options.code_map, unread })
     }
 

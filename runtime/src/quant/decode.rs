@@ -6,6 +6,7 @@
 use super::blocks::*;
 use super::{InvalidCode, i2s, q2_0_codes, tq1_codes, tq2_codes};
 use crate::tensor::TensorType;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Decodes `bytes` into `out`.
@@ -22,7 +23,7 @@ pub fn dequantize_row(
     assert_eq!(ty.row_bytes(out.len() as u64), Some(bytes.len() as u64), "{ty} row of {} weights", out.len());
     match ty {
         TensorType::F32 => each(bytes, out, |b: &[u8; 4]| [f32::from_le_bytes(*b)]),
-        TensorType::F16 => each(bytes, out, |b: &[u8; 2]| [f16::from_le_bytes(*b).to_f32()]),
+        TensorType::F16 => halves(bytes, out),
         TensorType::BF16 => each(bytes, out, |b: &[u8; 2]| [bf16::from_le_bytes(*b).to_f32()]),
         TensorType::Q4_0 => each(bytes, out, |b: &BlockQ4_0| {
             let d = b.d.get();
@@ -87,6 +88,19 @@ pub fn dequantize_row(
         }
     }
     Ok(())
+}
+
+/// Half floats, a slice at a time, for which `half` uses the CPU's own conversion.
+fn halves(bytes: &[u8], out: &mut [f32]) {
+    for (bytes, out) in bytes.chunks(256).zip(out.chunks_mut(128)) {
+        let mut halves = [f16::ZERO; 128];
+        let halves = &mut halves[..out.len()];
+        halves
+            .iter_mut()
+            .zip(bytes.as_chunks().0)
+            .for_each(|(half, bytes)| *half = f16::from_le_bytes(*bytes));
+        halves.convert_to_f32_slice(out);
+    }
 }
 
 /// Decodes block after block.

@@ -9,6 +9,7 @@ use super::k_search::{Search, scale_and_min, signed_scale, small_signed_scale};
 use super::nearest_int;
 use super::ternary::{pack_ternary, q2_0_block, tq1_block, tq2_block};
 use crate::tensor::TensorType;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Appends `x`, quantized as `ty`, to `out`. Panics unless `x` is a whole number of blocks, and for tiled types, which
@@ -23,7 +24,11 @@ pub fn quantize_row(ty: TensorType, x: &[f32], out: &mut Vec<u8>) {
     out.reserve(x.len() / weights * bytes);
     match ty {
         TensorType::F32 => out.extend(x.iter().flat_map(|v| v.to_le_bytes())),
-        TensorType::F16 => out.extend(x.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+        TensorType::F16 => {
+            let mut halves = vec![f16::ZERO; x.len()];
+            halves.convert_from_f32_slice(x);
+            out.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
+        }
         TensorType::BF16 => out.extend(x.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
         TensorType::Q4_0 => each(x, out, q4_0),
         TensorType::Q4_1 => each(x, out, q4_1),

@@ -98,6 +98,22 @@ pub fn i2s_to_x86(bytes: &[u8], layout: I2sLayout, k: usize) -> Result<Vec<u8>, 
     Ok(out)
 }
 
+/// The codes of a row that is alone in `fields`, or (`row4`) number `row` of the four in it, into `codes`.
+///
+/// Errors: an invalid code. Panics unless `fields` has the size of one row, or of four.
+pub fn unpack_row(fields: &[u8], layout: I2sLayout, row: usize, codes: &mut [i8]) -> Result<(), InvalidCode> {
+    let k = codes.len();
+    assert_eq!(fields.len(), if layout == I2sLayout::Row4 { k } else { k / 4 }, "fields of {k} weights");
+    for (column, code) in codes.iter_mut().enumerate() {
+        let (byte, shift) = layout.place(row, column, k);
+        *code = (fields[byte] >> shift & 3) as i8 - 1;
+        if *code == 2 {
+            return Err(InvalidCode { byte });
+        }
+    }
+    Ok(())
+}
+
 /// Checks the 2-bit fields (without the trailer) of any layout: an error names the first byte with a 3.
 pub fn validate(fields: &[u8]) -> Result<(), InvalidCode> {
     // A field is 3 where both its bits are set; pieces are tested at once, and only a bad one is searched.
@@ -165,6 +181,12 @@ mod tests {
                 let packed = i2s_pack(&codes, k, scale, layout).unwrap();
                 prop_assert_eq!(packed.len() as u64, TensorType::I2S.tensor_bytes(&[k as u64, rows as u64]).unwrap());
                 prop_assert_eq!(&i2s_to_x86(&packed, layout, k).unwrap(), &x86);
+                let (group, mut row) = (if layout == I2sLayout::Row4 { 4 } else { 1 }, vec![0; k]);
+                for (at, expected) in codes.chunks_exact(k).enumerate() {
+                    let fields = &packed[at / group * group * k / 4..][..group * k / 4];
+                    unpack_row(fields, layout, at % group, &mut row).unwrap();
+                    prop_assert_eq!(&row, expected);
+                }
             }
             prop_assert_eq!(super::scale(&x86).to_bits(), scale.to_bits());
             let (mut row_wise, mut back) = (Vec::new(), vec![0; codes.len()]);

@@ -33,7 +33,7 @@ const RUN: [&str; 13] = [
 #[test]
 fn help_of_every_command() {
     let mut all = human(&["--help"]);
-    for command in ["run", "tokenize", "logits", "inspect", "bench", "kernels"] {
+    for command in ["run", "tokenize", "logits", "inspect", "convert", "quantize", "bench", "kernels"] {
         all += &format!("\n## {command}\n{}", human(&[command, "--help"]));
     }
     insta::assert_snapshot!(all);

@@ -184,3 +184,25 @@ pub fn layer_2b(ctx: &Ctx, name: &str) -> Result<PathBuf> {
         .must_succeed(ExitCode::Internal)?;
     Ok(path)
 }
+
+/// `converted-FAMILY-TYPE`: what `bitnet convert --outtype TYPE` makes of the checkpoint FAMILY of `fixtures checkpoints`.
+/// Made anew each time, since the converter is what is compared.
+pub fn converted(ctx: &Ctx, name: &str) -> Result<PathBuf> {
+    let dir = ctx.target_dir()?.join("converted");
+    let out = dir.join(format!("{name}.gguf"));
+    let parts = name.strip_prefix("converted-").and_then(|rest| rest.rsplit_once('-'));
+    let (family, ty) = parts.with_context(|| format!("{name} is not converted-FAMILY-TYPE"))?;
+    let make = ctx
+        .cargo(["run", "--quiet", "--locked", "-p", "bitforge-fixtures", "--", "checkpoints"])?
+        .args([&dir]);
+    let convert = Command::new(binary::release(ctx)?)
+        .args(["convert", "--force", "--outtype", ty, "--out"])
+        .args([&out, &dir.join(family)]);
+    let log = ctx.log_file("converted")?;
+    for command in [make, convert] {
+        let mut progress = ctx.out.progress(format!("making {name}"));
+        proc::run(ctx, &command, Stdout::Log, &log, |line| progress.message(line))?
+            .must_succeed(ExitCode::Internal)?;
+    }
+    Ok(out)
+}

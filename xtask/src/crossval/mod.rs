@@ -228,6 +228,8 @@ fn standard_case(ctx: &Ctx, standard: &Standard) -> Result<Case> {
     let name = &standard.model;
     let model = if name.starts_with("layer-2b") {
         Some(engines::layer_2b(ctx, name)?)
+    } else if name.starts_with("converted-") {
+        Some(engines::converted(ctx, name)?)
     } else if name.ends_with(".gguf") {
         Some(ctx.root()?.join(name))
     } else {

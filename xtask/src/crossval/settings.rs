@@ -39,7 +39,8 @@ pub struct Thresholds {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Standard {
-    /// A name of the catalog, a path in the checkout, or a model of `fixtures layer-2b`.
+    /// A name of the catalog, a path in the checkout, a model of `fixtures layer-2b`, or
+    /// `converted-FAMILY-TYPE`: a checkpoint of `fixtures checkpoints`, converted.
     pub model: String,
     pub against: Against,
 }

@@ -143,7 +143,9 @@ fn evidence(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt) -> Result<Evidence>
 
 /// A file of this name and size in the cache, among the fixtures or the models made on the fly.
 fn find_model(ctx: &Ctx, facts: &FileFacts) -> Result<Option<PathBuf>> {
-    let mut folders = vec![ctx.root()?.join("fixtures/gguf/ok"), ctx.target_dir()?.join("layer-2b")];
+    let target = ctx.target_dir()?;
+    let mut folders =
+        vec![ctx.root()?.join("fixtures/gguf/ok"), target.join("layer-2b"), target.join("converted")];
     let models = ctx.cache_dir()?.join("models");
     folders.extend(std::fs::read_dir(&models).into_iter().flatten().flatten().map(|entry| entry.path()));
     folders.push(models);
