@@ -167,10 +167,13 @@ impl Gguf {
         self.parts.iter().map(|part| part.storage.bytes())
     }
 
-    /// Takes `part`, a slice of [`Self::parts`], out of this process's memory where the file is mapped; it loads
+    /// Takes `part`, a slice of one of [`Self::parts`], out of this process's memory where the file is mapped; it loads
     /// again when it is touched.
     pub fn forget(&self, part: &[u8]) {
-        self.parts.iter().for_each(|of| of.storage.forget(part));
+        let holds = |file: &&Part| file.storage.bytes().as_ptr_range().contains(&part.as_ptr());
+        if let Some(file) = self.parts.iter().find(holds) {
+            file.storage.forget(part);
+        }
     }
 
     /// All tensor infos in file order, of every type.
