@@ -70,7 +70,7 @@ fn hello(reference: &str, version: &str, model: &Path, threads: i32, session: &S
     // The weight that every architecture has in its first layer decides how ternary products are computed.
     let activation_quant = match tensor_type(model, c"blk.0.ffn_down.weight").as_deref() {
         Some("i2_s") => Some(ActivationMode::Token),
-        Some("tq1_0" | "tq2_0") => Some(ActivationMode::Block256),
+        Some("tq1_0" | "tq2_0" | "q2_0") => Some(ActivationMode::Block256),
         _ => None,
     };
     Ok(Hello {
