@@ -9,7 +9,7 @@ use super::json::ErrorBody;
 use super::models_args::{BundleArgs, FetchArgs, ModelsCommand, SpecArgs, SpecsArgs};
 use super::models_progress::EventPrinter;
 use super::{inspect, models_diff};
-use crate::models::{Context, Event, Fetched, Spec, bundle, fetch};
+use crate::models::{Context, Event, Fetched, Spec, bundle, fetch, manage};
 use crate::{Error, Result};
 use bitforge_schema::catalog::{Catalog, Model};
 use serde::Serialize;
@@ -67,7 +67,7 @@ fn list(ctx: &mut Ctx) -> Result<()> {
             Listed { path: found.unwrap_or_else(|_| model.path_in(&models.cache)), model, cached }
         };
         let listed: Vec<Listed> = Catalog::committed().models.into_iter().map(entry).collect();
-        let others = fetch::all_here(models).into_iter().filter(|spec| !matches!(spec, Spec::Catalog(_)));
+        let others = manage::all_here(models).into_iter().filter(|spec| !matches!(spec, Spec::Catalog(_)));
         Ok((listed, others.map(|spec| spec.to_string()).collect::<Vec<_>>()))
     })?;
     if ctx.format == Format::Json {
@@ -148,10 +148,10 @@ fn verify(ctx: &mut Ctx, args: &SpecsArgs) -> Result<()> {
     let specs = parse(&args.models)?;
     let mut failed = None;
     let verified = with_models(ctx, true, false, |models| {
-        let specs = if specs.is_empty() { fetch::all_here(models) } else { specs };
+        let specs = if specs.is_empty() { manage::all_here(models) } else { specs };
         let mut verified = Vec::new();
         for spec in specs {
-            let (sha256, error) = match fetch::verify(models, &spec) {
+            let (sha256, error) = match manage::verify(models, &spec) {
                 Ok(fetched) => (fetched.first().and_then(|one| one.sha256.clone()), None),
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => {
@@ -194,7 +194,7 @@ fn remove(ctx: &mut Ctx, args: &SpecsArgs) -> Result<()> {
     }
     let specs = parse(&args.models)?;
     let freed = with_models(ctx, true, false, |models| {
-        specs.iter().map(|spec| fetch::remove(models, spec)).sum::<Result<u64>>()
+        specs.iter().map(|spec| manage::remove(models, spec)).sum::<Result<u64>>()
     })?;
     match ctx.format {
         Format::Json => ctx.print_json(&json!({ "removed": args.models, "freed_bytes": freed })),

@@ -245,11 +245,10 @@ mod tests {
     #[test]
     fn no_space_is_said_before_anything_is_fetched() {
         with_context(&[], |ctx, dir| {
-            let identity = identity(1 << 60);
-            let error = place::require_space(dir, identity.bytes).unwrap_err();
+            let error = Partial::open(ctx, &dir.join("file"), &identity(1 << 60), None).err().unwrap();
             assert_eq!(error.exit_code(), bitforge_schema::exit::ExitCode::Limit);
             assert!(error.to_string().contains("free some, or set"), "{error}");
-            ctx.check_interrupt().unwrap();
+            assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
         });
     }
 }

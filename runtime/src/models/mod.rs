@@ -21,6 +21,7 @@ pub mod hub;
 mod hub_fetch;
 #[cfg(feature = "net")]
 pub mod journal;
+pub mod manage;
 mod place;
 pub mod pypi;
 pub mod references;

@@ -5,7 +5,7 @@ use crate::fetch_support::*;
 use bitforge_faulty_hub::{Fault, On, content};
 use bitforge_schema::exit::ExitCode;
 use bitnet_runtime::models::fetch::{self, Options};
-use bitnet_runtime::models::{Spec, bundle};
+use bitnet_runtime::models::{Spec, bundle, manage};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -240,7 +240,7 @@ fn licences_with_terms_are_accepted_by_name_and_once() {
     fs::remove_dir_all(site.path("hub")).expect("removed");
     site.fetch("falcon-e-1b").expect("it was accepted before");
     let spec = Spec::parse("falcon-e-1b").expect("a name");
-    let freed = site.with(&|_| (), |ctx| fetch::remove(ctx, &spec)).expect("removed");
+    let freed = site.with(&|_| (), |ctx| manage::remove(ctx, &spec)).expect("removed");
     assert!(freed >= site.content.len() as u64);
     assert!(!site.blob().exists() && fetch::files_below(&site.path("cache/models")).is_empty());
 }
