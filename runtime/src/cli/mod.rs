@@ -17,6 +17,7 @@ mod format;
 mod inspect;
 mod json;
 mod kernels;
+mod lab;
 mod limits;
 mod logits;
 mod output_file;
@@ -30,6 +31,7 @@ mod run;
 mod settings;
 mod summary;
 mod tokenize;
+mod tune;
 
 use crate::{Error, Result};
 use args::{Cli, Command};

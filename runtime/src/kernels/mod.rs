@@ -10,9 +10,11 @@
 //! activations a call holds, bit for bit.
 
 pub mod arch;
+pub mod lab;
 pub mod level;
 pub mod ops;
 pub mod panel;
+pub mod profile;
 pub mod registry;
 pub mod select;
 
