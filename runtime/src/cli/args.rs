@@ -477,6 +477,25 @@ pub struct KernelsArgs {
     /// where they differ in a bit
     #[arg(long, value_name = "FILE", conflicts_with = "kernels")]
     pub replay: Option<PathBuf>,
+    /// Instead, check every kernel for weights of this type against the scalar definition and time them in turns
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["kernels", "replay"])]
+    pub lab: Option<String>,
+    /// Instead, time the kernels for the shapes of this model, and write a profile that later runs on this CPU with
+    /// this binary load
+    #[arg(long, value_name = "PATH|NAME", conflicts_with_all = ["kernels", "replay", "lab"])]
+    pub tune: Option<String>,
+    /// Columns of the weights of the lab
+    #[arg(long, value_name = "N", default_value_t = 2560)]
+    pub columns: usize,
+    /// Numbers of activation rows of the lab
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8, 128])]
+    pub count: Vec<usize>,
+    /// Threads of the lab and of tuning (default: the CPUs this process may use)
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Rounds of the lab and of tuning
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub rounds: usize,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

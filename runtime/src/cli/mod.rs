@@ -18,6 +18,7 @@ mod inspect;
 mod inspect_run;
 mod json;
 mod kernels;
+mod lab;
 mod limits;
 mod logits;
 mod measure;
@@ -37,6 +38,7 @@ mod run;
 mod settings;
 mod summary;
 mod tokenize;
+mod tune;
 
 use crate::{Error, Result};
 use args::{Cli, Command};

@@ -53,6 +53,7 @@ pub fn load<T>(
         head: args.head.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
+        profile: super::tune::profile(ctx)?,
         weights: weights(&args.weights)?,
         mapping: args.model.mapping(),
         interrupt: Arc::clone(&ctx.interrupt),
