@@ -1,11 +1,51 @@
 #!/usr/bin/env bash
 # Runs the kernels' tests and the fixtures' goldens on emulated aarch64 CPUs: one with NEON alone, one with dotprod, one
 # with i8mm. Cross-compiles on an x86-64 Debian machine and installs what that takes. Why a script of its own: compilers
-# and emulators for another CPU are no part of the everyday tests.
+# and emulators for another CPU are no part of the everyday tests. Timings under an emulator mean nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-lane=aarch64
-source ci/emulate.sh
+say() { printf 'aarch64: %s\n' "$*" >&2; }
+
+# Installs Debian packages where that can be done, and says what is missing where it cannot.
+install() {
+  if ! command -v apt-get >/dev/null || [[ $(id -u) != 0 ]]; then
+    say "please install, as root: $*"
+    exit 10
+  fi
+  say "installing $*"
+  apt-get update -q && apt-get install -qy --no-install-recommends "$@"
+}
+
+# Whether the binary $3, started through the rest, detects exactly the levels $1 and selects $2.
+selects() {
+  local detected=$1 selected=$2 line
+  shift 2
+  line=$("$@" kernels)
+  line=${line%%$'\n'*}
+  if [[ $line != *" detected=[$detected] selected=$selected "* ]]; then
+    say "expected detected=[$detected] selected=$selected, got: $line"
+    exit 1
+  fi
+}
+
+passed=0
+
+# Runs cargo with the arguments given, which are those of one `cargo test`, and adds up what passed; nothing is a failure.
+tests() {
+  local log count
+  log=$(mktemp)
+  if ! cargo test "$@" 2>&1 | tee "$log" >&2; then
+    say "failed: cargo test $*"
+    exit 1
+  fi
+  count=$(awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$log")
+  rm "$log"
+  if ((count == 0)); then
+    say "no test ran: cargo test $*"
+    exit 1
+  fi
+  passed=$((passed + count))
+}
 
 target=aarch64-unknown-linux-gnu
 command -v qemu-aarch64 >/dev/null || install qemu-user
