@@ -47,8 +47,8 @@ mod tests {
             "the latest, and no more than fit"
         );
         assert_eq!(lookup.guess(&[5, 5, 5], 10), [5], "an occurrence may overlap");
-        assert_eq!(lookup.guess(&[1, 2, 3, 4], 10), [], "nothing occurred before");
-        assert_eq!(Lookup { most: 0 }.guess(&[1, 2, 1, 2], 10), []);
-        assert_eq!(lookup.guess(&[], 3), []);
+        assert!(lookup.guess(&[1, 2, 3, 4], 10).is_empty(), "nothing occurred before");
+        assert!(Lookup { most: 0 }.guess(&[1, 2, 1, 2], 10).is_empty());
+        assert!(lookup.guess(&[], 3).is_empty());
     }
 }
