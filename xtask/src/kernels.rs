@@ -142,11 +142,14 @@ fn build(ctx: &Ctx, target: &str) -> Result<ExitCode> {
         return list(ctx, &Command::new(path), &[]);
     }
     let emulator = format!("qemu-{arch}");
-    let found = std::env::split_paths(ctx.env.get("PATH").unwrap_or_default()).any(|dir| dir.join(&emulator).is_file());
+    let found = std::env::split_paths(ctx.env.get("PATH").unwrap_or_default())
+        .any(|dir| dir.join(&emulator).is_file());
     if !found {
         return fail(
             ExitCode::Unavailable,
-            format!("{target} was built, but cannot be asked for its kernels here: install {emulator} (qemu-user)"),
+            format!(
+                "{target} was built, but cannot be asked for its kernels here: install {emulator} (qemu-user)"
+            ),
         );
     }
     list(ctx, &Command::new(emulator).args(["-cpu", "max"]).args([path]), &[])

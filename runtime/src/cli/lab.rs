@@ -72,7 +72,9 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs, weight: &str) -> Result<()> {
     drop(buffer);
     for mode in [ActivationQuant::Token, ActivationQuant::Block256] {
         let activation = ActivationType::for_weight(weight, mode);
-        if mode == ActivationQuant::Block256 && activation == ActivationType::for_weight(weight, ActivationQuant::Token) {
+        if mode == ActivationQuant::Block256
+            && activation == ActivationType::for_weight(weight, ActivationQuant::Token)
+        {
             break;
         }
         for &count in &args.count {
@@ -111,13 +113,17 @@ pub fn product(
     let block = weight.block().0.max(activation.block_len());
     let row_bytes = weight.row_bytes(columns as u64).filter(|_| columns.is_multiple_of(block));
     let row_bytes = row_bytes.ok_or_else(|| {
-        Error::usage(format!("{columns} columns are no whole blocks of {weight}"), format!("give a multiple of {block}"))
+        Error::usage(
+            format!("{columns} columns are no whole blocks of {weight}"),
+            format!("give a multiple of {block}"),
+        )
     })?;
     if KernelSet::select(Default::default())?.plan(weight, activation).is_none() {
         let what = format!("{weight} is converted when a model is loaded, and has no kernels of its own");
         return Err(Error::usage(what, "choose I2_S"));
     }
-    let wanted = if Shape::of(count) == Shape::Prefill { 0 } else { 2 * cache.unwrap_or(32 << 20) / row_bytes };
+    let wanted =
+        if Shape::of(count) == Shape::Prefill { 0 } else { 2 * cache.unwrap_or(32 << 20) / row_bytes };
     Ok(Product { weight, activation, rows: (wanted as usize).next_multiple_of(64).max(2560), columns, count })
 }
 
@@ -142,7 +148,9 @@ pub fn versions(product: &Product, seen: &[Seen]) -> Vec<Version> {
                 median_ns: median(&one.samples).as_nanos() as u64,
                 samples_ns: one.samples.iter().map(|sample| sample.as_nanos() as u64).collect(),
                 bytes_per_second: rate(one.bytes as f64),
-                int8_operations_per_second: rate(2.0 * (product.rows * product.columns * product.count) as f64),
+                int8_operations_per_second: rate(
+                    2.0 * (product.rows * product.columns * product.count) as f64,
+                ),
                 verdict: verdict(one),
             }
         })

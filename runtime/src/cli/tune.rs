@@ -62,10 +62,9 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs, model: &str) -> Result<()> {
         }
         let default = Shape::ALL.map(|shape| plan.kernel(shape).id);
         match better(&by_shape, default) {
-            Some(ids) if ids != default => output.changed.push(Choice {
-                weight: weight.name().into(),
-                kernels: ids.map(String::from),
-            }),
+            Some(ids) if ids != default => {
+                output.changed.push(Choice { weight: weight.name().into(), kernels: ids.map(String::from) })
+            }
             _ => output.kept.push(format!("{weight}: {}", default.join(", "))),
         }
     }
@@ -93,7 +92,11 @@ pub fn profile(ctx: &Ctx) -> Result<Option<Profile>> {
     let Some(path) = path(ctx).filter(|path| path.is_file()) else { return Ok(None) };
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
     let profile: Profile = serde_json::from_str(&text).map_err(|e| {
-        Error::unsupported(&path, format!("not a kernel profile: {e}"), "delete it, or run `bitnet kernels --tune` again")
+        Error::unsupported(
+            &path,
+            format!("not a kernel profile: {e}"),
+            "delete it, or run `bitnet kernels --tune` again",
+        )
     })?;
     let mine = profile.binary_sha256 == digest::executable(&ctx.interrupt)?.sha256;
     Ok(Some(profile).filter(|_| mine))
@@ -102,7 +105,8 @@ pub fn profile(ctx: &Ctx) -> Result<Option<Profile>> {
 /// `<cache>/kernels/<name of the CPU>.json`.
 fn path(ctx: &Ctx) -> Option<PathBuf> {
     let cpu = machine::facts(Vec::new()).cpu;
-    let name: String = cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let name: String =
+        cpu.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     Some(cache_dir(&ctx.env)?.join("kernels").join(name + ".json"))
 }
 
@@ -133,12 +137,14 @@ fn better(by_shape: &[Vec<Seen>], default: [&'static str; 3]) -> Option<[&'stati
     let plan = |layout: Option<Layout>| -> Option<([&'static str; 3], f64)> {
         let (mut ids, mut gain, mut clear) = (default, 1.0, false);
         for (shape, seen) in by_shape.iter().enumerate() {
-            let of_layout = seen.iter().filter(|seen| seen.kernel.layout() == layout && !seen.samples.is_empty());
+            let of_layout =
+                seen.iter().filter(|seen| seen.kernel.layout() == layout && !seen.samples.is_empty());
             let chosen = of_layout.min_by_key(|seen| median(&seen.samples))?;
             let usual = seen.iter().find(|seen| seen.kernel.id == default[shape])?;
             let pair = |a: &Seen, b: &Seen| {
                 let seen = [a, b].map(|seen| Seen { samples: seen.samples.clone(), ..*seen });
-                best(&seen, b.kernel.id).is_some_and(|(best, clearly)| best.kernel.id == a.kernel.id && clearly)
+                best(&seen, b.kernel.id)
+                    .is_some_and(|(best, clearly)| best.kernel.id == a.kernel.id && clearly)
             };
             if pair(usual, chosen) {
                 return None;
@@ -154,7 +160,10 @@ fn better(by_shape: &[Vec<Seen>], default: [&'static str; 3]) -> Option<[&'stati
 }
 
 fn human(output: &TuneOutput) -> String {
-    let changed = output.changed.iter().map(|choice| format!("{}: {} (changed)\n", choice.weight, choice.kernels.join(", ")));
+    let changed = output
+        .changed
+        .iter()
+        .map(|choice| format!("{}: {} (changed)\n", choice.weight, choice.kernels.join(", ")));
     let kept = output.kept.iter().map(|kept| format!("{kept} (default)\n"));
     let lines: String = changed.chain(kept).collect();
     format!("kernels for decode, batch, prefill:\n{lines}profile {}\n", output.profile.display())

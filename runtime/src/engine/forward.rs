@@ -259,28 +259,36 @@ impl<'a> Step<'a> {
 
     fn rotate_queries_and_keys(&mut self, m: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
-        let (query, kv, pairing) = (config.query_dim(), config.kv_dim(), config.rope_pairing);
-        for t in 0..m {
-            let angles = &b.angles[t * config.rope_dim..][..config.rope_dim];
+        let (query, kv, kernels) = (config.query_dim(), config.kv_dim(), self.compute.kernels);
+        let angles = &b.angles[..m * config.rope_dim];
+        let rotate_row = |job: usize, t: usize, row: &mut [f32]| {
+            let of_row = &angles[t * config.rope_dim..][..config.rope_dim];
             #[cfg(feature = "planted-bugs")]
-            let angles_of_query = &crate::planted::angles_of_query(&b.angles[..m * config.rope_dim], t, m);
+            let of_query = &crate::planted::angles_of_query(angles, t, m);
             #[cfg(not(feature = "planted-bugs"))]
-            let angles_of_query = angles;
-            for head in b.q[t * query..][..query].chunks_exact_mut(config.head_dim) {
-                rotate(self.compute.kernels, pairing, &mut head[..config.rope_dim], angles_of_query);
+            let of_query = of_row;
+            for head in row.chunks_exact_mut(config.head_dim) {
+                let angles = if job == 0 { &of_query[..] } else { of_row };
+                rotate(kernels, config.rope_pairing, &mut head[..config.rope_dim], angles);
             }
-            for head in b.k[t * kv..][..kv].chunks_exact_mut(config.head_dim) {
-                rotate(self.compute.kernels, pairing, &mut head[..config.rope_dim], angles);
-            }
+        };
+        let (q, k) = (&mut b.q[..m * query], &mut b.k[..m * kv]);
+        if m == 1 {
+            // A region costs more than this.
+            rotate_row(0, 0, q);
+            return rotate_row(1, 0, k);
         }
+        self.compute.pool.for_each_chunk_of([(q, query), (k, kv)], rotate_row);
     }
 
     /// Rounds queries to half precision, and writes keys and values to the cache.
     fn store_keys_and_values(&mut self, layer: usize, m: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
         let (kernels, query, kv) = (self.compute.kernels, config.query_dim(), config.kv_dim());
-        // SAFETY: the kernel set was selected for this CPU.
-        unsafe { (kernels.ops.round_to_f16)(&mut b.q[..m * query]) };
+        self.compute.pool.for_each_chunk(&mut b.q[..m * query], query, |_, q| {
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { (kernels.ops.round_to_f16)(q) }
+        });
         let rows = b.k.chunks_exact(kv).zip(b.v.chunks_exact(kv));
         for (place, (keys, values)) in b.places.iter().zip(rows) {
             self.cache.store(kernels, layer, *place, keys, values);

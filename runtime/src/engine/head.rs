@@ -155,6 +155,8 @@ impl CompactHead {
                     .filter(|(_, is)| *is)
                     .for_each(|(scale, _)| *scale = f32::NAN);
             }
+            let first = chunk * CHUNK_ROWS;
+            matrix.release_rows(first..matrix.rows.min(first + CHUNK_ROWS));
         });
         let chunks = groups.div_ceil(CHUNK_GROUPS);
         CompactHead {

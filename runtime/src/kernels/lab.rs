@@ -63,7 +63,12 @@ struct Prepared {
 }
 
 /// Checks and times `kernels`, `rounds` times in turns. Rows must be a multiple of [`DISTINCT`].
-pub fn measure(product: &Product, kernels: &[&'static MatmulKernel], pool: &mut ThreadPool, rounds: usize) -> Vec<Seen> {
+pub fn measure(
+    product: &Product,
+    kernels: &[&'static MatmulKernel],
+    pool: &mut ThreadPool,
+    rounds: usize,
+) -> Vec<Seen> {
     assert!(product.rows.is_multiple_of(DISTINCT) && product.rows > 0 && product.count > 0);
     let mut rng = SplitMix64::new(1);
     let distinct = weights(product, &mut rng);
@@ -162,8 +167,9 @@ fn run(product: &Product, weights: &Prepared, activations: &[u8], out: &mut [f32
     let start = Start(out.as_mut_ptr());
     let start = &start;
     let mut parts = vec![(); product.rows.div_ceil(CHUNK)];
-    let mut memory: Vec<(AlignedBytes, Vec<f32>)> =
-        (0..pool.threads()).map(|_| (AlignedBytes::zeroed(weights.scratch), vec![0.0; CHUNK * product.count])).collect();
+    let mut memory: Vec<(AlignedBytes, Vec<f32>)> = (0..pool.threads())
+        .map(|_| (AlignedBytes::zeroed(weights.scratch), vec![0.0; CHUNK * product.count]))
+        .collect();
     pool.for_each_chunk_with(&mut parts, 1, &mut memory, |index, _, (scratch, tile_out)| {
         let first = index * CHUNK;
         let rows = CHUNK.min(product.rows - first);

@@ -1,10 +1,10 @@
 //! Choosing kernels: a request and a probe of the CPU in, a printable [`KernelSet`] out.
 
 use super::SimdLevel;
-use super::profile::Profile;
 use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
 use super::head::HeadKernel;
 use super::ops::Ops;
+use super::profile::Profile;
 use super::registry::{HEAD, MATMUL, MatmulKernel, OPS, Shape};
 use crate::quant::activation::ActivationType;
 use crate::quant::panels::Layout;
@@ -175,7 +175,9 @@ impl KernelSet {
         };
         let mut changed = 0;
         for choice in &profile.choices {
-            let [Some(decode), Some(batch), Some(prefill)] = choice.kernels.each_ref().map(known) else { continue };
+            let [Some(decode), Some(batch), Some(prefill)] = choice.kernels.each_ref().map(known) else {
+                continue;
+            };
             let kernels = [decode, batch, prefill];
             let pair = (decode.weight, decode.activation);
             let fits = |(kernel, shape): (&&MatmulKernel, Shape)| {
@@ -288,7 +290,8 @@ mod tests {
             let plan = same.plan(TensorType::F32, ActivationType::F32).unwrap();
             assert_eq!(Shape::ALL.map(|shape| plan.kernel(shape).id), ["f32.f32.scalar"; 3]);
         }
-        let mut forced = KernelSet::select_from(KernelRequest::Level(SimdLevel::Scalar), &[SimdLevel::Scalar]).unwrap();
+        let mut forced =
+            KernelSet::select_from(KernelRequest::Level(SimdLevel::Scalar), &[SimdLevel::Scalar]).unwrap();
         forced.apply(&profile(["f32.f32.scalar"; 3]));
         assert_eq!(forced.selection.reason, "forced");
     }

@@ -290,7 +290,7 @@ impl<'a> Reader<'a> {
             if self.layout == I2sLayout::X86 {
                 i2s::validate(&view.bytes[..rows * row_bytes])
                     .map_err(|code| self.invalid(&view, code.into()))?;
-                self.gguf.forget(view.bytes);
+                self.gguf.forget(&view.bytes[..rows * row_bytes]);
             } else {
                 let mut bytes = quant::i2s_to_x86(view.bytes, self.layout, columns)
                     .map_err(|e| self.invalid(&view, e))?;
