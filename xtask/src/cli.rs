@@ -4,6 +4,7 @@ use crate::reference::source::Source;
 use bitforge_discovery::Lane;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The one entry point of bitforge: check the machine, build, fetch, generate text, test.
@@ -28,7 +29,7 @@ pub enum Command {
     Test(Test),
     /// Say what this machine has, what it lacks, and the command that fixes it.
     Preflight(Preflight),
-    /// List, fetch and locate the models of the catalog.
+    /// Fetch, verify, locate, compare and bundle models (through `bitnet models`), make synthetic ones, drill.
     #[command(subcommand)]
     Models(Models),
     /// Build the C++ references from pinned sources, list, remove and locate the builds.
@@ -46,6 +47,8 @@ pub enum Command {
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
     Crossval(crate::crossval::CrossvalArgs),
+    /// How well models predict held-out text, against committed perplexities and PyTorch's.
+    Eval(crate::eval::EvalArgs),
     /// Judge what a step wrote about itself.
     #[command(subcommand)]
     Receipt(crate::receipts::verify::ReceiptCommand),
@@ -72,12 +75,12 @@ pub struct BugReport {
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or a fixture without network).
+    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or the trained fixture without network).
     #[arg(long)]
     pub model: Option<String>,
-    /// The beginning of the text.
-    #[arg(long, default_value = "The three primary colors are")]
-    pub prompt: String,
+    /// The beginning of the text (default: one that suits the model).
+    #[arg(long)]
+    pub prompt: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 64)]
     pub max_tokens: u32,
@@ -113,6 +116,8 @@ pub enum UpStep {
     Model,
     /// Our logits against every engine that can judge them.
     Crossval,
+    /// How well the trained fixtures predict held-out text.
+    Eval,
     /// Speed, next to the references and the machine's limits.
     Bench,
     /// Text from the model.
@@ -122,7 +127,7 @@ pub enum UpStep {
 }
 
 impl UpStep {
-    pub const ALL: [UpStep; 10] = [
+    pub const ALL: [UpStep; 11] = [
         UpStep::Preflight,
         UpStep::Build,
         UpStep::Reference,
@@ -130,6 +135,7 @@ impl UpStep {
         UpStep::Kernels,
         UpStep::Model,
         UpStep::Crossval,
+        UpStep::Eval,
         UpStep::Bench,
         UpStep::Text,
         UpStep::Receipts,
@@ -144,6 +150,7 @@ impl UpStep {
             UpStep::Kernels => "kernels",
             UpStep::Model => "model",
             UpStep::Crossval => "crossval",
+            UpStep::Eval => "eval",
             UpStep::Bench => "bench",
             UpStep::Text => "text",
             UpStep::Receipts => "receipts",
@@ -215,17 +222,36 @@ pub enum Class {
 
 #[derive(Debug, Subcommand)]
 pub enum Models {
-    /// What the catalog holds and what is already here.
-    List,
-    /// Download a model, verify it, and print its path.
-    Fetch(Fetch),
-    /// Print the path of a fetched model.
-    Path {
-        /// A name of the catalog.
-        name: String,
-    },
     /// Make a model of random weights at a real model's shape, and print its path.
     Synth(Synth),
+    /// Fetch from a faulty hub on loopback: killed again and again, or timed.
+    Drill(Drill),
+    /// Everything else is `bitnet models`: list, fetch, verify, path, rm, inspect, diff, bundle.
+    #[command(external_subcommand)]
+    Binary(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub struct Drill {
+    #[arg(value_enum)]
+    pub kind: DrillKind,
+    /// Size of the file (default: 200 to kill, 1024 to time).
+    #[arg(long)]
+    pub mib: Option<u64>,
+    /// Kills, or rounds (default: 50, 5).
+    #[arg(long)]
+    pub times: Option<u64>,
+    /// Where the kills fall.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DrillKind {
+    /// SIGKILL at random points: it goes on, and never leaves a bad file.
+    Kill,
+    /// Next to what the disk and one core's sha256 allow.
+    Speed,
 }
 
 #[derive(Debug, Args)]
@@ -247,15 +273,6 @@ pub struct Synth {
     /// The file to write (default: in the cache folder, under a name that says what it is).
     #[arg(long)]
     pub out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Fetch {
-    /// A name of the catalog.
-    pub name: String,
-    /// Read the cached file again and compare its sha256.
-    #[arg(long)]
-    pub verify: bool,
 }
 
 #[derive(Debug, Args)]
@@ -281,6 +298,18 @@ pub struct Bench {
     /// Numbers of generated tokens, 0 for none.
     #[arg(long, value_delimiter = ',', default_values_t = [128])]
     pub tg: Vec<u32>,
+    /// Generate after so many tokens (0: in an empty context).
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    pub depth: Vec<u32>,
+    /// Generate in so many sequences at once, in an empty context; above 1 only with our engine.
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u32).range(1..))]
+    pub sequences: Vec<u32>,
+    /// How our engine stores keys and values: f16 or q8_0.
+    #[arg(long)]
+    pub kv: Option<String>,
+    /// How our engine finds the best tokens: full or two-stage.
+    #[arg(long)]
+    pub head: Option<String>,
     /// Rounds that count, after one that does not.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,

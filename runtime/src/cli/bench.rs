@@ -1,51 +1,40 @@
 //! `bitnet bench`: speed of prompt processing and of generation, all samples kept.
 //!
-//! As llama-bench does it: token ids without meaning, an empty context before every sample, one round that is
-//! not counted, no sampling: generated tokens are the best after the one before. The table shows mean ± standard deviation.
+//! As llama-bench does it: token ids without meaning, an empty context (or `--depth` tokens) before every sample, one
+//! round that is not counted. The table shows mean ± standard deviation.
 
 use super::args::{BenchArgs, Format};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
 use super::json::{BenchOutput, BenchResult, Build};
+use super::measure::Work;
 use super::{settings, summary};
-use crate::engine::pages::SequenceId;
-use crate::engine::{Batch, Engine, Sequences, Want};
-use crate::sampling::rng::SplitMix64;
+use crate::engine::Engine;
 use crate::{Error, Result};
-use std::time::{Duration, Instant};
-
-/// Tokens of every sequence of a batch.
-const BATCH_TOKENS: usize = 64;
+use std::time::Instant;
 
 #[derive(Clone, Copy)]
-enum Test {
-    /// A prompt of this many tokens, evaluated together.
-    Prompt(usize),
-    /// This many tokens, one by one, each the best after the one before.
-    Generation(usize),
-    /// This many tokens of so many sequences, a token of each at a time.
-    Batch { sequences: usize, tokens: usize },
-}
+struct Test(Work);
 
 pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     let tests: Vec<Test> = std::iter::empty()
-        .chain(args.pp.iter().filter(|n| **n > 0).map(|n| Test::Prompt(*n)))
-        .chain(args.tg.iter().filter(|n| **n > 0).map(|n| Test::Generation(*n)))
-        .chain(
-            args.batch
-                .iter()
-                .filter(|n| **n > 0)
-                .map(|n| Test::Batch { sequences: *n, tokens: BATCH_TOKENS }),
-        )
+        .chain(args.pp.iter().map(|n| Test(Work { depth: 0, prompt: *n, steps: 0, sequences: 1 })))
+        .chain(args.tg.iter().flat_map(|steps| {
+            let work = |depth, sequences| Test(Work { depth, prompt: 0, steps: *steps, sequences });
+            let many = args.sequences.iter().filter(|n| **n != 1).map(move |n| work(0, *n));
+            args.depth.iter().map(move |depth| work(*depth, 1)).chain(many)
+        }))
+        .filter(|test| test.0.prompt + test.0.steps > 0)
         .collect();
     if tests.is_empty() || args.repetitions == 0 {
         let remedy = "give --pp or --tg a length, and --repetitions at least 1";
         return Err(Error::usage("there is nothing to measure", remedy));
     }
-    let context = tests.iter().map(|test| test.positions() + args.depth).max();
-    let sequences = tests.iter().map(|test| test.sequences()).max().unwrap_or(1);
+    let context = tests.iter().map(|test| test.0.positions()).max();
+    let sequences = tests.iter().map(|test| test.0.sequences as usize).max().unwrap_or(1);
     let started = Instant::now();
-    let ((), mut engine) = settings::load_for(ctx, &args.engine, context, sequences, |_| Ok(()))?;
+    let ((), mut engine) =
+        settings::load(ctx, &args.engine, settings::Room { context, sequences }, |_| Ok(()))?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     ctx.note(engine.selection());
     if cfg!(debug_assertions) {
@@ -61,9 +50,9 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     };
     for test in tests {
         let mut samples = Vec::new();
-        let outcome = measure(&mut engine, test, args.depth, args.repetitions, &mut samples);
+        let outcome = measure(&mut engine, test, args.repetitions, &mut samples);
         if !samples.is_empty() {
-            output.results.push(result(test, args.depth, samples));
+            output.results.push(result(test, samples));
         }
         match outcome {
             Err(Error::Interrupted) => output.interrupted = true,
@@ -81,73 +70,21 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
 }
 
 /// Appends one duration in nanoseconds per repetition, after one that is not counted.
-fn measure(
-    engine: &mut Engine,
-    test: Test,
-    depth: usize,
-    repetitions: usize,
-    samples: &mut Vec<u64>,
-) -> Result<()> {
-    let mut rng = SplitMix64::new(0);
-    let vocab = engine.vocab_size() as u64;
-    let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| (rng.next_u64() % vocab) as u32).collect() };
-    let (before, tokens) = (ids(depth), ids(test.positions().max(test.sequences())));
+fn measure(engine: &mut Engine, test: Test, repetitions: usize, samples: &mut Vec<u64>) -> Result<()> {
     for round in 0..=repetitions {
-        engine.reset();
-        let spent = match test {
-            Test::Batch { sequences, tokens: count } => batch(engine, &before, &tokens[..sequences], count)?,
-            Test::Prompt(_) | Test::Generation(_) => {
-                if !before.is_empty() {
-                    engine.prefill(&before)?;
-                }
-                let started = Instant::now();
-                match test {
-                    Test::Prompt(_) => drop(engine.prefill(&tokens)?.len()),
-                    _ => drop(engine.generate_greedy(tokens[0], tokens.len())?),
-                }
-                started.elapsed()
-            }
-        };
+        let measured = test.0.measure(engine)?;
         if round > 0 {
-            samples.push(spent.as_nanos() as u64);
+            samples.push((measured.prompt_ns + measured.steps_ns.iter().sum::<u64>()).max(1));
         }
     }
     Ok(())
 }
 
-/// The time of `count` steps of as many sequences as there are `first` tokens, each `before` long when it starts.
-fn batch(engine: &mut Engine, before: &[u32], first: &[u32], count: usize) -> Result<Duration> {
-    let sequences = engine.sequences();
-    let ids: Vec<SequenceId> = first.iter().map(|_| sequences.open()).collect();
-    let outcome = fill(sequences, &ids, before).and_then(|()| {
-        let started = Instant::now();
-        let mut tokens = first.to_vec();
-        for _ in 0..count {
-            tokens = engine.step_greedy(&ids, &tokens)?;
-        }
-        Ok(started.elapsed())
-    });
-    ids.into_iter().for_each(|id| engine.sequences().close(id));
-    outcome
-}
-
-fn fill(sequences: &mut dyn Sequences, ids: &[SequenceId], before: &[u32]) -> Result<()> {
-    let mut batch = Batch::new();
-    for id in ids {
-        for chunk in before.chunks(sequences.batch_rows()) {
-            batch.clear();
-            batch.push_all(*id, chunk, Want::Nothing);
-            sequences.evaluate(&batch, &mut |_, _| ())?;
-        }
-    }
-    Ok(())
-}
-
-fn result(test: Test, depth: usize, samples_ns: Vec<u64>) -> BenchResult {
+fn result(test: Test, samples_ns: Vec<u64>) -> BenchResult {
     let tokens = test.tokens();
     let rates: Vec<f64> = samples_ns.iter().map(|ns| tokens as f64 * 1e9 / *ns as f64).collect();
     BenchResult {
-        test: if depth > 0 { format!("{} @ d{depth}", test.name()) } else { test.name() },
+        test: test.name(),
         tokens,
         samples_ns,
         mean_tokens_per_second: mean(&rates),
@@ -193,30 +130,18 @@ fn table(output: &BenchOutput) -> String {
 }
 
 impl Test {
+    /// Of one sample.
     fn tokens(self) -> usize {
-        match self {
-            Test::Prompt(n) | Test::Generation(n) => n,
-            Test::Batch { sequences, tokens } => sequences * tokens,
-        }
+        (self.0.prompt + self.0.steps * self.0.sequences) as usize
     }
 
-    /// Positions of one sequence.
-    fn positions(self) -> usize {
-        match self {
-            Test::Prompt(n) | Test::Generation(n) => n,
-            Test::Batch { tokens, .. } => tokens,
-        }
-    }
-
-    fn sequences(self) -> usize {
-        if let Test::Batch { sequences, .. } = self { sequences } else { 1 }
-    }
-
+    /// As llama-bench names them, with `@DEPTH` and `xSEQUENCES`.
     fn name(self) -> String {
-        match self {
-            Test::Prompt(n) => format!("pp{n}"),
-            Test::Generation(n) => format!("tg{n}"),
-            Test::Batch { sequences, tokens } => format!("tg{tokens} x {sequences}"),
+        match self.0 {
+            Work { prompt, steps: 0, .. } => format!("pp{prompt}"),
+            Work { steps, depth: 0, sequences: 1, .. } => format!("tg{steps}"),
+            Work { steps, depth: 0, sequences, .. } => format!("tg{steps}x{sequences}"),
+            Work { steps, depth, .. } => format!("tg{steps}@{depth}"),
         }
     }
 }
@@ -264,7 +189,10 @@ mod tests {
 
     #[test]
     fn rates_come_from_tokens_and_time() {
-        let result = result(Test::Prompt(512), 0, vec![1_000_000_000, 2_000_000_000]);
+        let result = result(
+            Test(Work { depth: 0, prompt: 512, steps: 0, sequences: 1 }),
+            vec![1_000_000_000, 2_000_000_000],
+        );
         assert_eq!(result.samples_tokens_per_second, [512.0, 256.0]);
         assert_eq!((result.test.as_str(), result.mean_tokens_per_second), ("pp512", 384.0));
     }

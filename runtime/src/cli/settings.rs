@@ -8,9 +8,10 @@ use super::{catalog, progress::Progress};
 use crate::backend::{self, Choice, Fake};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
-use crate::kernels::MatmulKernel;
 use crate::kernels::select::KernelRequest;
+use crate::kernels::{MatmulKernel, SimdLevel};
 use crate::model::WeightOptions;
+use crate::quant::old_i2s::CodeMap;
 use crate::quant::tl::TlConfig;
 use crate::{Error, Result};
 use bitforge_schema::env::Env;
@@ -19,36 +20,43 @@ use std::sync::Arc;
 
 const MAX_THREADS: usize = 1024;
 
-/// Loads the model that `args` name; `context` is in positions. `first` takes what else is needed of the file
+/// What the KV cache has room for.
+#[derive(Clone, Copy)]
+pub struct Room {
+    /// Positions of one sequence (default: see [`EngineOptions::context`]).
+    pub context: Option<usize>,
+    pub sequences: usize,
+}
+
+impl From<Option<usize>> for Room {
+    /// One sequence of that many positions.
+    fn from(context: Option<usize>) -> Self {
+        Room { context, sequences: 1 }
+    }
+}
+
+/// Loads the model that `args` name. `first` takes what else is needed of the file
 /// before any weight is touched. Catches interrupts from here on.
 pub fn load<T>(
     ctx: &Ctx,
     args: &EngineArgs,
-    context: Option<usize>,
+    room: impl Into<Room>,
     first: impl FnOnce(&Gguf) -> Result<T>,
 ) -> Result<(T, Engine)> {
-    load_for(ctx, args, context, 1, first)
-}
-
-/// As [`load`], with room for so many sequences of `context` positions.
-pub fn load_for<T>(
-    ctx: &Ctx,
-    args: &EngineArgs,
-    context: Option<usize>,
-    sequences: usize,
-    first: impl FnOnce(&Gguf) -> Result<T>,
-) -> Result<(T, Engine)> {
+    let room = room.into();
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
     let choice = choose_device(ctx, args.device)?;
     choice.check_real()?;
     #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device may be given up"))]
     let mut options = EngineOptions {
         threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
-        context,
-        sequences,
+        context: room.context,
+        sequences: room.sequences,
         kv: args.kv.into(),
+        head: args.head.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
+        profile: super::tune::profile(ctx)?,
         weights: weights(&args.weights)?,
         mapping: args.model.mapping(),
         #[cfg(feature = "gpu")]
@@ -58,7 +66,9 @@ pub fn load_for<T>(
     ctx.catch_interrupts();
     let mut progress = Progress::start(format!("loading {}", path.display()));
     let gguf = Gguf::open(&path, options.mapping)?;
-    gguf.require_readable_types()?;
+    if options.weights.code_map.is_none() {
+        gguf.require_readable_types()?;
+    }
     let first = first(&gguf)?;
     let gguf = Arc::new(gguf);
     let made = Engine::new(Arc::clone(&gguf), &options, &mut |done, layers| progress.update(done, layers));
@@ -80,26 +90,19 @@ pub fn load_for<T>(
     Ok((first, engine))
 }
 
-/// Where to compute. What `auto` passes over is told.
-///
 /// # Errors
-/// A demand that this build or this machine cannot meet, or a BITNET_GPU_FAKE that is wrong or refused.
-pub fn choose_device(ctx: &Ctx, device: DeviceArg) -> Result<Choice> {
-    let fake = Fake::from_env(&ctx.env, ctx.strict)?;
-    let choice = backend::select(device.into(), fake.as_ref())?;
-    choice.passed_over.iter().for_each(|why| ctx.note(format_args!("note: the CPU computes; {why}")));
-    Ok(choice)
-}
-
-#[cfg(feature = "gpu")]
-fn of_device(error: &Error) -> bool {
-    matches!(error, Error::Accelerator { .. } | Error::Unavailable { .. })
-}
-
-/// # Errors
-/// Tile sizes that cannot be read.
+/// Tile sizes or a code map that cannot be read.
 pub fn weights(args: &WeightArgs) -> Result<WeightOptions> {
-    Ok(WeightOptions { i2s_layout: args.i2s_layout.into(), tl_config: tl_config(args.tl_config.as_deref())? })
+    let code_map = args.code_map.as_deref().map(|given| {
+        let usage =
+            |why| Error::usage(format!("--code-map: {why}"), "give four values, as --code-map=-1,0,1,x");
+        CodeMap::parse(given).map_err(usage)
+    });
+    Ok(WeightOptions {
+        i2s_layout: args.i2s_layout.into(),
+        tl_config: tl_config(args.tl_config.as_deref())?,
+        code_map: code_map.transpose()?,
+    })
 }
 
 /// `--tl-config`: a file, or the sizes themselves.
@@ -120,6 +123,22 @@ pub fn tl_config(given: Option<&str>) -> Result<TlConfig> {
             "give a kernel_config.ini, or sizes as 3200x8640:160,96,32",
         )
     })
+}
+
+/// Where to compute. What `auto` passes over is told.
+///
+/// # Errors
+/// A demand that this build or this machine cannot meet, or a BITNET_GPU_FAKE that is wrong or refused.
+pub fn choose_device(ctx: &Ctx, device: DeviceArg) -> Result<Choice> {
+    let fake = Fake::from_env(&ctx.env, ctx.strict)?;
+    let choice = backend::select(device.into(), fake.as_ref())?;
+    choice.passed_over.iter().for_each(|why| ctx.note(format_args!("note: the CPU computes; {why}")));
+    Ok(choice)
+}
+
+#[cfg(feature = "gpu")]
+fn of_device(error: &Error) -> bool {
+    matches!(error, Error::Accelerator { .. } | Error::Unavailable { .. })
 }
 
 /// Whether BITNET_STRICT_MODE is on.
@@ -154,13 +173,14 @@ pub fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
-/// A warning where a level was forced and some operation would run below it.
+/// A warning where a level was forced and some matrix has no SIMD kernel at all. Levels build on each other: what one has
+/// no version of its own of, a lower one does.
 fn substituted<'a>(
     request: KernelRequest,
     mut kernels: impl Iterator<Item = &'a MatmulKernel>,
 ) -> Option<String> {
     let KernelRequest::Level(level) = request else { return None };
-    let below = kernels.find(|kernel| kernel.level != level)?;
+    let below = kernels.find(|kernel| kernel.level != level && kernel.level == SimdLevel::Scalar)?;
     Some(format!(
         "kernel set '{request}' was forced, but it has no {}: {} runs instead",
         below.weight, below.id
@@ -170,7 +190,6 @@ fn substituted<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::SimdLevel;
 
     #[test]
     fn a_kernel_below_the_forced_set_is_told() {

@@ -413,7 +413,9 @@ fn greedy_below(rows: &[(usize, Want)]) -> Option<usize> {
 }
 
 fn copy_of(matrix: &Matrix) -> Matrix {
-    Matrix::of_bytes(matrix.ty, matrix.rows, matrix.columns, matrix.tensor_scale, matrix.bytes().to_vec())
+    let copy =
+        Matrix::of_bytes(&matrix.name, matrix.ty, matrix.rows, matrix.columns, matrix.bytes().to_vec());
+    Matrix { tensor_scale: matrix.tensor_scale, ..copy }
 }
 
 /// What the kernels cannot do, before anything is uploaded.

@@ -190,7 +190,7 @@ impl Lab {
                 }
             }
         }
-        let matrix = Matrix::of_bytes(ty, n, k, 0.5, bytes);
+        let matrix = Matrix::of_bytes("a matrix", ty, n, k, bytes);
         // Q types meet quants (kept as f32) with a step per block, others meet any numbers.
         let length = match ActivationType::for_weight(ty, ActivationQuant::Token).block_len() {
             1 => k,

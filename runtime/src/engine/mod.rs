@@ -10,19 +10,24 @@ pub mod batch;
 mod compute;
 mod counters;
 mod forward;
+pub mod head;
+#[cfg(test)]
+mod head_laws;
 pub mod kv_cache;
 #[cfg(test)]
 mod laws;
 pub mod pages;
+mod repack;
 pub(crate) mod rope;
 mod sequences;
 pub mod taps;
 
-pub use batch::{Answer, Batch, Sequences, Want};
+pub use batch::{Answer, Batch, Best, Sequences, Want};
 
 use crate::gguf::{Gguf, Mapping};
+use crate::kernels::profile::Profile;
 use crate::kernels::select::KernelRequest;
-use crate::kernels::{KernelSet, MatmulKernel};
+use crate::kernels::{KernelSet, MatmulKernel, Shape};
 use crate::model::{Matrix, Model, WeightOptions};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
@@ -33,8 +38,10 @@ use bitforge_schema::selection::Selection;
 use compute::Compute;
 use counters::Counters;
 use forward::{Buffers, Limits, Step};
+use head::{CompactHead, HeadMode};
 use kv_cache::{KvCache, KvShape, KvType};
 use pages::{PAGE, SequenceId};
+use repack::MOST_ROWS_PER_CHUNK;
 use rope::Rope;
 use sequences::nothing_to_evaluate;
 use std::path::Path;
@@ -59,8 +66,11 @@ pub struct EngineOptions {
     /// The KV cache has room for so many sequences of full length; 0 is as 1. There may be more that are shorter.
     pub sequences: usize,
     pub kv: KvType,
+    pub head: HeadMode,
     pub activation_quant: ActivationQuant,
     pub kernels: KernelRequest,
+    /// Kernels that were measured to be better than the default ones; not for a forced level.
+    pub profile: Option<Profile>,
     pub weights: WeightOptions,
     pub mapping: Mapping,
     /// The GPU backend that holds the model, with its selection line; `None` for the CPU.
@@ -81,6 +91,8 @@ pub struct Engine {
     own: SequenceId,
     rope: Rope,
     buffers: Buffers,
+    /// The compact copy of the head, where there is one.
+    head: Option<CompactHead>,
     counters: Counters,
     pending: sequences::Pending,
     activation_quant: ActivationQuant,
@@ -106,11 +118,10 @@ impl Engine {
         options: &EngineOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let kernels = KernelSet::select(options.kernels)?;
-        #[cfg_attr(
-            not(feature = "planted-bugs"),
-            expect(unused_mut, reason = "bugs are planted in the model")
-        )]
+        let mut kernels = KernelSet::select(options.kernels)?;
+        if let Some(profile) = &options.profile {
+            kernels.apply(profile);
+        }
         let mut model = Model::load(Arc::clone(&gguf), &options.weights, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;
@@ -141,7 +152,7 @@ impl Engine {
             ty: options.kv,
         })?;
         let threads = if options.threads == 0 { available_threads() } else { options.threads };
-        let pool = ThreadPool::new(threads).map_err(|source| {
+        let mut pool = ThreadPool::new(threads).map_err(|source| {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
         let limits = Limits {
@@ -149,8 +160,18 @@ impl Engine {
             logits_rows: LOGITS_CHUNK.min(context.saturating_mul(sequences)),
             threads: pool.threads(),
         };
+        #[cfg(feature = "gpu")]
+        let on_cpu = device.is_none();
+        #[cfg(not(feature = "gpu"))]
+        let on_cpu = true;
+        if on_cpu {
+            repack::repack(&mut model, &kernels, options.activation_quant, &mut pool);
+        }
+        let head = (on_cpu && options.head == HeadMode::TwoStage && CompactHead::fits(model.head()))
+            .then(|| CompactHead::new(model.head(), kernels.head, &mut pool));
         let buffers = Buffers::new(&model, &cache, &limits);
-        let counters = Counters::new(pool.threads());
+        let tile = MOST_ROWS_PER_CHUNK * limits.tokens.max(limits.logits_rows);
+        let counters = Counters::new(pool.threads(), repack::scratch_bytes(&model), tile);
         Ok(Engine {
             rope: Rope::new(&model),
             model,
@@ -160,6 +181,7 @@ impl Engine {
             own: cache.open(),
             cache,
             buffers,
+            head,
             counters,
             pending: sequences::Pending::new(limits.tokens),
             activation_quant: options.activation_quant,
@@ -185,10 +207,10 @@ impl Engine {
         &self.kernels.selection
     }
 
-    /// The kernel that `matrix` is multiplied with.
+    /// The kernel that `matrix` is multiplied with when one token is decoded.
     pub fn kernel_for(&self, matrix: &Matrix) -> &'static MatmulKernel {
         let activation = ActivationType::for_weight(matrix.ty, self.activation_quant);
-        self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair")
+        compute::kernel(&self.kernels, matrix, activation, Shape::Decode)
     }
 
     pub fn activation_quant(&self) -> ActivationQuant {
@@ -244,9 +266,28 @@ impl Engine {
         self.cache.shape().bytes().expect("the cache was allocated with this shape")
     }
 
+    /// How the best candidates are found: in two stages only where the head has a compact copy.
+    pub fn head_mode(&self) -> HeadMode {
+        if self.head.is_some() { HeadMode::TwoStage } else { HeadMode::Full }
+    }
+
+    /// Bytes of the compact copy of the head; 0 where there is none.
+    pub fn compact_head_bytes(&self) -> usize {
+        self.head.as_ref().map_or(0, CompactHead::bytes)
+    }
+
     /// Bytes of keys and values that attention reads at `positions` positions.
     pub fn kv_bytes_of(&self, positions: usize) -> usize {
         self.cache.shape().bytes_of(positions)
+    }
+
+    /// The sequence of the methods that name none.
+    pub fn sequence(&self) -> SequenceId {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.own;
+        }
+        self.own
     }
 
     /// Positions in use.
@@ -287,6 +328,26 @@ impl Engine {
     /// No tokens, a token outside the vocabulary, no room in the context, or an interrupt. The positions in
     /// use are as before then.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        let last = self.evaluate_own(tokens)?;
+        Ok(self.step(None).head(&[last]))
+    }
+
+    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits.
+    pub fn prefill_for(&mut self, tokens: &[u32], want: Want) -> Result<Answer<'_>> {
+        let last = self.evaluate_own(tokens)?;
+        if let Want::Best(want) = want {
+            self.search_head(&[last], &[want]);
+        }
+        match &self.head {
+            Some(head) if matches!(want, Want::Best(_)) && head.found(0).is_some() => {
+                Ok(Answer::Best(self.head.as_ref().and_then(|head| head.found(0)).expect("it was there")))
+            }
+            _ => Ok(Answer::Logits(self.step(None).head(&[last]))),
+        }
+    }
+
+    /// Evaluates `tokens` in the own sequence; returns the number of the last row in the last pass.
+    fn evaluate_own(&mut self, tokens: &[u32]) -> Result<usize> {
         if tokens.is_empty() {
             return Err(nothing_to_evaluate());
         }
@@ -300,7 +361,7 @@ impl Engine {
         for chunk in tokens.chunks(chunk_len) {
             self.evaluate_chunk(chunk, start, None)?;
         }
-        Ok(self.step(None).head(&[(tokens.len() - 1) % chunk_len]))
+        Ok((tokens.len() - 1) % chunk_len)
     }
 
     /// Evaluates one token; returns the logits [vocab] of the next.
@@ -344,59 +405,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Evaluates `first`, then the best token after it, `count` tokens in all; returns what was best after each. On a
-    /// device the choice is made there and no token waits for the host.
-    ///
-    /// # Errors
-    /// As [`Self::prefill`].
-    pub fn generate_greedy(&mut self, first: u32, count: usize) -> Result<Vec<u32>> {
-        self.check_tokens(&[first])?;
-        #[cfg(feature = "gpu")]
-        if let Some(device) = &mut self.device {
-            return device.accelerator.generate_greedy(device.own, first, count);
-        }
-        let mut tokens = Vec::with_capacity(count);
-        for _ in 0..count {
-            let best = highest(self.decode(tokens.last().copied().unwrap_or(first))?);
-            tokens.push(best);
-        }
-        Ok(tokens)
-    }
-
-    /// One greedy step of several sequences of [`Self::sequences`]: evaluates `tokens[i]` after `ids[i]`, returns the best
-    /// tokens after them.
-    ///
-    /// # Errors
-    /// As [`Sequences::evaluate`].
-    pub fn step_greedy(&mut self, ids: &[SequenceId], tokens: &[u32]) -> Result<Vec<u32>> {
-        #[cfg(feature = "gpu")]
-        if let Some(device) = &mut self.device {
-            return device.accelerator.step_greedy(ids, tokens);
-        }
-        let mut batch = Batch::new();
-        ids.iter().zip(tokens).for_each(|(id, token)| batch.push(*id, *token, Want::Logits));
-        let mut best = Vec::with_capacity(ids.len());
-        self.evaluate(&batch, &mut |_, answer| {
-            if let Answer::Logits(logits) = answer {
-                best.push(highest(logits));
-            }
-        })?;
-        Ok(best)
-    }
-
     /// What the device holds, where the model is on one.
     #[cfg(feature = "gpu")]
     pub fn device(&self) -> Option<&crate::gpu::Facts> {
         self.device.as_ref().map(|device| device.accelerator.facts())
-    }
-
-    /// The sequences, wherever the model is.
-    pub fn sequences(&mut self) -> &mut dyn Sequences {
-        #[cfg(feature = "gpu")]
-        if self.device.is_some() {
-            return self.device.as_mut().expect("just seen").accelerator.as_mut();
-        }
-        self
     }
 
     /// The accelerator, where the model is on one.
@@ -427,11 +439,6 @@ impl Engine {
             taps,
         }
     }
-}
-
-/// The index of the highest logit, of equals the lowest.
-fn highest(logits: &[f32]) -> u32 {
-    (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u32
 }
 
 /// Takes `model` to the device of `open`.

@@ -71,6 +71,10 @@ mod tests {
     use crate::quant::{I2sLayout, i2s_pack, pack_ternary};
     use proptest::prelude::*;
 
+    fn scaled(ty: TensorType, rows: usize, k: usize, bytes: Vec<u8>) -> Matrix {
+        Matrix { tensor_scale: 0.5, ..Matrix::of_bytes("m", ty, rows, k, bytes) }
+    }
+
     /// Element `k` of a packed row.
     fn code(row: &[u8], k: usize) -> i8 {
         (row[k / 16 * 4 + k % 4] >> (2 * (k % 16 / 4)) & 3) as i8 - 1
@@ -91,7 +95,7 @@ mod tests {
                 } else {
                     codes.chunks_exact(k).for_each(|row| pack_ternary(ty, row, 0.5, &mut bytes));
                 }
-                let matrix = Matrix::of_bytes(ty, rows, k, 0.5, bytes);
+                let matrix = scaled(ty, rows, k, bytes);
                 prop_assert_eq!(uniform_scale(&matrix), Some(0.5));
                 let mut packed = Vec::new();
                 pack(&matrix, &mut packed);
@@ -115,8 +119,8 @@ mod tests {
         for scale in [0.5, 0.25] {
             pack_ternary(TensorType::TQ2_0, &[1; 256], scale, &mut bytes);
         }
-        assert_eq!(uniform_scale(&Matrix::of_bytes(TensorType::TQ2_0, 2, 256, 1.0, bytes)), None);
-        let floats = Matrix::of_bytes(TensorType::F32, 1, 64, 1.0, vec![0; 256]);
+        assert_eq!(uniform_scale(&Matrix::of_bytes("m", TensorType::TQ2_0, 2, 256, bytes)), None);
+        let floats = Matrix::of_bytes("m", TensorType::F32, 1, 64, vec![0; 256]);
         assert_eq!(uniform_scale(&floats), None);
     }
 }
