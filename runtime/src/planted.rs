@@ -4,7 +4,7 @@
 //! exactly that way. Compiled only with the feature `planted-bugs`, which no released binary has. The bugs are
 //! those that engines have had: see docs/explanation/dual-backend.md.
 
-use crate::kernels::{SimdLevel, Tile};
+use crate::kernels::SimdLevel;
 use crate::model::{HiddenActivation, Matrix, Model, RopePairing};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
@@ -126,10 +126,10 @@ pub(crate) fn skips_kernels() -> bool {
     planted(Bug::StubbedKernel)
 }
 
-pub(crate) fn after_kernel(level: SimdLevel, tile: &mut Tile<'_>) {
+pub(crate) fn after_kernel(level: SimdLevel, last: Option<&mut f32>) {
     if planted(Bug::SimdKernel)
         && level > SimdLevel::Scalar
-        && let Some(last) = tile.out.last_mut()
+        && let Some(last) = last
     {
         *last = 1.5 * *last + 0.125;
     }

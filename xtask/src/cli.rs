@@ -47,6 +47,8 @@ pub enum Command {
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
     Crossval(crate::crossval::CrossvalArgs),
+    /// How well models predict held-out text, against committed perplexities and PyTorch's.
+    Eval(crate::eval::EvalArgs),
     /// Judge what a step wrote about itself.
     #[command(subcommand)]
     Receipt(crate::receipts::verify::ReceiptCommand),
@@ -71,12 +73,12 @@ pub struct BugReport {
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or a fixture without network).
+    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or the trained fixture without network).
     #[arg(long)]
     pub model: Option<String>,
-    /// The beginning of the text.
-    #[arg(long, default_value = "The three primary colors are")]
-    pub prompt: String,
+    /// The beginning of the text (default: one that suits the model).
+    #[arg(long)]
+    pub prompt: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 64)]
     pub max_tokens: u32,
@@ -112,6 +114,8 @@ pub enum UpStep {
     Model,
     /// Our logits against every engine that can judge them.
     Crossval,
+    /// How well the trained fixtures predict held-out text.
+    Eval,
     /// Speed, next to the references and the machine's limits.
     Bench,
     /// Text from the model.
@@ -121,7 +125,7 @@ pub enum UpStep {
 }
 
 impl UpStep {
-    pub const ALL: [UpStep; 10] = [
+    pub const ALL: [UpStep; 11] = [
         UpStep::Preflight,
         UpStep::Build,
         UpStep::Reference,
@@ -129,6 +133,7 @@ impl UpStep {
         UpStep::Kernels,
         UpStep::Model,
         UpStep::Crossval,
+        UpStep::Eval,
         UpStep::Bench,
         UpStep::Text,
         UpStep::Receipts,
@@ -143,6 +148,7 @@ impl UpStep {
             UpStep::Kernels => "kernels",
             UpStep::Model => "model",
             UpStep::Crossval => "crossval",
+            UpStep::Eval => "eval",
             UpStep::Bench => "bench",
             UpStep::Text => "text",
             UpStep::Receipts => "receipts",
@@ -287,6 +293,18 @@ pub struct Bench {
     /// Numbers of generated tokens, 0 for none.
     #[arg(long, value_delimiter = ',', default_values_t = [128])]
     pub tg: Vec<u32>,
+    /// Generate after so many tokens (0: in an empty context).
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    pub depth: Vec<u32>,
+    /// Generate in so many sequences at once, in an empty context; above 1 only with our engine.
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u32).range(1..))]
+    pub sequences: Vec<u32>,
+    /// How our engine stores keys and values: f16 or q8_0.
+    #[arg(long)]
+    pub kv: Option<String>,
+    /// How our engine finds the best tokens: full or two-stage.
+    #[arg(long)]
+    pub head: Option<String>,
     /// Rounds that count, after one that does not.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,

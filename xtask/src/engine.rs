@@ -28,6 +28,22 @@ pub struct Evaluated {
     pub kernels: Vec<KernelCount>,
 }
 
+/// What to measure (see [`Request::Bench`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    pub depth: u32,
+    pub prompt: u32,
+    pub generate: u32,
+    pub sequences: u32,
+}
+
+impl Work {
+    /// That a sequence needs.
+    pub const fn positions(self) -> u32 {
+        self.depth + self.prompt + self.generate
+    }
+}
+
 /// The times of one measurement.
 #[derive(Debug)]
 pub struct Measured {
@@ -89,8 +105,9 @@ impl Engine {
         }
     }
 
-    pub fn bench(&mut self, depth: u32, prompt: u32, generate: u32) -> Result<Measured> {
-        match self.ask(&Request::Bench { depth, prompt, generate })? {
+    pub fn bench(&mut self, work: Work) -> Result<Measured> {
+        let Work { depth, prompt, generate, sequences } = work;
+        match self.ask(&Request::Bench { depth, prompt, generate, sequences })? {
             Response::Measured { prompt_ns, generate_ns, kernels } => {
                 Ok(Measured { prompt_ns, generate_ns, kernels })
             }

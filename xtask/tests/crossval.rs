@@ -94,7 +94,9 @@ fn a_wrong_simd_kernel_is_blamed_by_its_id() {
         return;
     }
     let blame = blamed("bitnet-b158-i2_s", "simd-kernel");
-    assert_eq!(blame["kernels"], serde_json::json!(["i2_s.i8.avx2"]), "{blame}");
+    let kernels: Vec<&str> =
+        blame["kernels"].as_array().into_iter().flatten().filter_map(|id| id.as_str()).collect();
+    assert!(matches!(kernels[..], [id] if id.starts_with("i2_s.i8.")), "{blame}");
     assert_eq!((&blame["layer"], &blame["point"]), (&0.into(), &"query".into()), "{blame}");
 }
 

@@ -20,13 +20,13 @@ fn bitnet() -> &'static Path {
 }
 
 /// The receipt that `binary` writes of a run.
-fn receipt(binary: &Path, more: &[&str]) -> Value {
+fn receipt(binary: &Path, more: &[&str], head: &str) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run.json");
     let output = Command::new(binary)
         .args(more)
         .args(["run", "--model", MODEL, "--prompt-tokens", "344,281,314,274", "--max-tokens", "6"])
-        .args(["--temperature", "0", "--ignore-eos", "--threads", "2", "--receipt"])
+        .args(["--temperature", "0", "--ignore-eos", "--threads", "2", "--head", head, "--receipt"])
         .arg(&path)
         .current_dir(root())
         .output()
@@ -37,7 +37,7 @@ fn receipt(binary: &Path, more: &[&str]) -> Value {
 
 fn honest() -> Value {
     static RECEIPT: OnceLock<Value> = OnceLock::new();
-    RECEIPT.get_or_init(|| receipt(bitnet(), &[])).clone()
+    RECEIPT.get_or_init(|| receipt(bitnet(), &[], "full")).clone()
 }
 
 struct Verdict {
@@ -217,9 +217,33 @@ fn gate_4_edited_counters() {
 }
 
 #[test]
+fn gate_4_a_searched_head() {
+    let receipt = receipt(bitnet(), &[], "two-stage");
+    let verdict = verify(&receipt, &["--replay", "6"]);
+    assert_eq!(verdict.gate(4).0, "pass", "{}", verdict.json);
+    assert_eq!((verdict.gate(3).0, verdict.gate(10).0), ("pass", "pass"), "{}", verdict.json);
+    let counts = receipt["body"]["kernels"].as_array().unwrap();
+    let head = counts.iter().position(|count| count["id"].as_str().unwrap().starts_with("head.")).unwrap();
+    for (field, part) in [("rows", 0.98), ("rows", 1.02), ("bytes", 0.3), ("bytes", 3.0)] {
+        let mut edited = receipt.clone();
+        let value = &mut edited["body"]["kernels"][head][field];
+        *value = json!((value.as_f64().unwrap() * part) as u64);
+        assert!(verify(&edited, &[]).fails_at(4).contains("head"), "{field} times {part}");
+    }
+    // Candidates that nobody computed with the head itself.
+    let mut edited = receipt.clone();
+    edited["body"]["kernels"].as_array_mut().unwrap().iter_mut().for_each(|count| {
+        if count["id"].as_str().unwrap().starts_with("f16.") {
+            (count["rescored_rows"], count["rows"]) = (json!(0), json!(0));
+        }
+    });
+    verify(&edited, &[]).fails_at(4);
+}
+
+#[test]
 fn gate_4_a_stubbed_kernel() {
     let planted = build("bitnet-planted", &["--features", "planted-bugs"]);
-    let stubbed = receipt(&planted, &["--plant", "stubbed-kernel"]);
+    let stubbed = receipt(&planted, &["--plant", "stubbed-kernel"], "full");
     assert_eq!(stubbed["body"]["kernels"][0]["rows"], 0, "a stub writes nothing");
     let verdict = verify(&stubbed, &["--replay", "6"]);
     verdict.fails_at(4);

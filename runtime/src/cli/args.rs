@@ -6,6 +6,7 @@ pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
 
 use super::models_args::ModelsCommand;
 use crate::chat::ChatMode;
+use crate::engine::head::HeadMode;
 use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
 use crate::quant::I2sLayout;
@@ -22,6 +23,7 @@ Examples:
   bitnet models fetch bitnet-2b4t
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
+  bitnet perplexity --model model.gguf --file text.txt
 
 Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 6 network, 7 refused in
 strict mode, 8 limit reached, 9 kernels differ, 10 a tool is missing, 13 gated, 14 mismatch,
@@ -43,6 +45,8 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
+    /// Measure how well the model predicts a text
+    Perplexity(PerplexityArgs),
     /// Fetch, verify, locate, compare and bundle models
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -66,6 +70,7 @@ impl Command {
             Command::Logits(args) => args.json,
             Command::Evaluate(_) => false,
             Command::Inspect(args) => args.json,
+            Command::Perplexity(args) => args.json,
             Command::Models(command) => command.json(),
             Command::Convert(args) => args.rewrite.json,
             Command::Quantize(args) => args.rewrite.json,
@@ -124,6 +129,26 @@ pub struct EngineArgs {
     /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub kv: KvArg,
+    /// How the best tokens are found: from all rows of the output head, or, with the same result, from a compact copy
+    /// that leaves few rows to read
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub head: HeadArg,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum HeadArg {
+    Full,
+    #[default]
+    TwoStage,
+}
+
+impl From<HeadArg> for HeadMode {
+    fn from(arg: HeadArg) -> Self {
+        match arg {
+            HeadArg::Full => HeadMode::Full,
+            HeadArg::TwoStage => HeadMode::TwoStage,
+        }
+    }
 }
 
 /// What a file does not say about its packed weights.
@@ -136,6 +161,10 @@ pub struct WeightArgs {
     /// between shapes (default: the file's own, else bitnet.cpp's presets)
     #[arg(long, value_name = "FILE|SIZES")]
     pub tl_config: Option<String>,
+    /// What the codes 0 to 3 stand for in the older forms of I2_S (BitNet32-F16, QK256), x for one that must not occur:
+    /// such files are refused without it
+    #[arg(long, value_name = "V,V,V,V", allow_hyphen_values = true)]
+    pub code_map: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -283,6 +312,15 @@ pub struct RunArgs {
     /// When the window is full, drop the older half of what follows the first KEEP positions (1) and go on
     #[arg(long, value_name = "KEEP", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub context_shift: Option<usize>,
+    /// Guess up to N tokens from what followed the same words before, and check them in one pass; the output is the same
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        conflicts_with = "receipt"
+    )]
+    pub prompt_lookup: usize,
     /// End at this text (not shown); may be given more than once
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -349,6 +387,9 @@ pub struct EvaluateArgs {
     /// Positions of the context window (default: what the model was trained for, 4096 at most)
     #[arg(long, short, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// The KV cache has room for so many sequences of full length
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub sequences: usize,
 }
 
 #[derive(Args, Debug)]
@@ -367,6 +408,32 @@ pub struct InspectArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
+  bitnet perplexity -m model.gguf -f wiki.test.raw
+  bitnet perplexity -m model.gguf -f text.txt --ctx-size 256 --chunks 8 --json
+
+As llama.cpp's tool measures it: the text is cut into chunks of the context's length, the first token of each is
+replaced by BOS where the model has it, the second half of each is scored, and what is left at the end is dropped.
+The result is exp of the mean negative log likelihood, with its standard error.")]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// The text; `-` reads stdin, one newline at the end is dropped
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Tokens of a chunk
+    #[arg(long, short, value_name = "N", default_value_t = 512)]
+    pub ctx_size: usize,
+    /// Chunks to score at most (default: all)
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+    /// Print one JSON object, with the sum of every chunk
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
   bitnet bench -m smollm2-135m --threads 2
   bitnet bench -m model.gguf --pp 128,512 --tg 0 --repetitions 3 --json
 
@@ -376,10 +443,17 @@ pub struct BenchArgs {
     pub engine: EngineArgs,
     /// Prompt lengths to measure, 0 for none
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [512])]
-    pub pp: Vec<usize>,
+    pub pp: Vec<u32>,
     /// Numbers of generated tokens to measure, 0 for none
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [128])]
-    pub tg: Vec<usize>,
+    pub tg: Vec<u32>,
+    /// Generate after so many tokens, 0 in an empty context
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [0])]
+    pub depth: Vec<u32>,
+    /// Generate in so many sequences at once, in empty contexts
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub sequences: Vec<u32>,
     /// Samples of each, after one that is not counted
     #[arg(long, short, value_name = "N", default_value_t = 5)]
     pub repetitions: usize,
@@ -403,6 +477,25 @@ pub struct KernelsArgs {
     /// where they differ in a bit
     #[arg(long, value_name = "FILE", conflicts_with = "kernels")]
     pub replay: Option<PathBuf>,
+    /// Instead, check every kernel for weights of this type against the scalar definition and time them in turns
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["kernels", "replay"])]
+    pub lab: Option<String>,
+    /// Instead, time the kernels for the shapes of this model, and write a profile that later runs on this CPU with
+    /// this binary load
+    #[arg(long, value_name = "PATH|NAME", conflicts_with_all = ["kernels", "replay", "lab"])]
+    pub tune: Option<String>,
+    /// Columns of the weights of the lab
+    #[arg(long, value_name = "N", default_value_t = 2560)]
+    pub columns: usize,
+    /// Numbers of activation rows of the lab
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8, 128])]
+    pub count: Vec<usize>,
+    /// Threads of the lab and of tuning (default: the CPUs this process may use)
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Rounds of the lab and of tuning
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub rounds: usize,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

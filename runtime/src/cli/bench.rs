@@ -1,38 +1,40 @@
 //! `bitnet bench`: speed of prompt processing and of generation, all samples kept.
 //!
-//! As llama-bench does it: token ids without meaning, an empty context before every sample, one round that is
-//! not counted, no sampling. The table shows mean ± standard deviation.
+//! As llama-bench does it: token ids without meaning, an empty context (or `--depth` tokens) before every sample, one
+//! round that is not counted. The table shows mean ± standard deviation.
 
 use super::args::{BenchArgs, Format};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
 use super::json::{BenchOutput, BenchResult, Build};
+use super::measure::Work;
 use super::{settings, summary};
 use crate::engine::Engine;
-use crate::sampling::rng::SplitMix64;
 use crate::{Error, Result};
 use std::time::Instant;
 
 #[derive(Clone, Copy)]
-enum Test {
-    /// A prompt of this many tokens, evaluated together.
-    Prompt(usize),
-    /// This many tokens, one by one.
-    Generation(usize),
-}
+struct Test(Work);
 
 pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     let tests: Vec<Test> = std::iter::empty()
-        .chain(args.pp.iter().filter(|n| **n > 0).map(|n| Test::Prompt(*n)))
-        .chain(args.tg.iter().filter(|n| **n > 0).map(|n| Test::Generation(*n)))
+        .chain(args.pp.iter().map(|n| Test(Work { depth: 0, prompt: *n, steps: 0, sequences: 1 })))
+        .chain(args.tg.iter().flat_map(|steps| {
+            let work = |depth, sequences| Test(Work { depth, prompt: 0, steps: *steps, sequences });
+            let many = args.sequences.iter().filter(|n| **n != 1).map(move |n| work(0, *n));
+            args.depth.iter().map(move |depth| work(*depth, 1)).chain(many)
+        }))
+        .filter(|test| test.0.prompt + test.0.steps > 0)
         .collect();
     if tests.is_empty() || args.repetitions == 0 {
         let remedy = "give --pp or --tg a length, and --repetitions at least 1";
         return Err(Error::usage("there is nothing to measure", remedy));
     }
-    let context = tests.iter().map(|test| test.tokens()).max();
+    let context = tests.iter().map(|test| test.0.positions()).max();
+    let sequences = tests.iter().map(|test| test.0.sequences as usize).max().unwrap_or(1);
     let started = Instant::now();
-    let ((), mut engine) = settings::load(ctx, &args.engine, context, |_| Ok(()))?;
+    let ((), mut engine) =
+        settings::load(ctx, &args.engine, settings::Room { context, sequences }, |_| Ok(()))?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     ctx.note(engine.selection());
     if cfg!(debug_assertions) {
@@ -69,24 +71,10 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
 
 /// Appends one duration in nanoseconds per repetition, after one that is not counted.
 fn measure(engine: &mut Engine, test: Test, repetitions: usize, samples: &mut Vec<u64>) -> Result<()> {
-    let mut rng = SplitMix64::new(0);
-    let vocab = engine.vocab_size() as u64;
-    let tokens: Vec<u32> = (0..test.tokens()).map(|_| (rng.next_u64() % vocab) as u32).collect();
     for round in 0..=repetitions {
-        engine.reset();
-        let started = Instant::now();
-        match test {
-            Test::Prompt(_) => {
-                engine.prefill(&tokens)?;
-            }
-            Test::Generation(_) => {
-                for token in &tokens {
-                    engine.decode(*token)?;
-                }
-            }
-        }
+        let measured = test.0.measure(engine)?;
         if round > 0 {
-            samples.push(started.elapsed().as_nanos() as u64);
+            samples.push((measured.prompt_ns + measured.steps_ns.iter().sum::<u64>()).max(1));
         }
     }
     Ok(())
@@ -139,16 +127,18 @@ fn table(output: &BenchOutput) -> String {
 }
 
 impl Test {
+    /// Of one sample.
     fn tokens(self) -> usize {
-        match self {
-            Test::Prompt(n) | Test::Generation(n) => n,
-        }
+        (self.0.prompt + self.0.steps * self.0.sequences) as usize
     }
 
+    /// As llama-bench names them, with `@DEPTH` and `xSEQUENCES`.
     fn name(self) -> String {
-        match self {
-            Test::Prompt(n) => format!("pp{n}"),
-            Test::Generation(n) => format!("tg{n}"),
+        match self.0 {
+            Work { prompt, steps: 0, .. } => format!("pp{prompt}"),
+            Work { steps, depth: 0, sequences: 1, .. } => format!("tg{steps}"),
+            Work { steps, depth: 0, sequences, .. } => format!("tg{steps}x{sequences}"),
+            Work { steps, depth, .. } => format!("tg{steps}@{depth}"),
         }
     }
 }
@@ -196,7 +186,10 @@ mod tests {
 
     #[test]
     fn rates_come_from_tokens_and_time() {
-        let result = result(Test::Prompt(512), vec![1_000_000_000, 2_000_000_000]);
+        let result = result(
+            Test(Work { depth: 0, prompt: 512, steps: 0, sequences: 1 }),
+            vec![1_000_000_000, 2_000_000_000],
+        );
         assert_eq!(result.samples_tokens_per_second, [512.0, 256.0]);
         assert_eq!((result.test.as_str(), result.mean_tokens_per_second), ("pp512", 384.0));
     }

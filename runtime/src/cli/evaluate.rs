@@ -6,13 +6,13 @@
 
 use super::args::EvaluateArgs;
 use super::ctx::Ctx;
+use super::measure::{Measured, Work};
 use super::settings;
 use crate::engine::Engine;
 use crate::engine::taps::{TapSink, Tapped};
 use crate::generate::load_tokenizer;
 use crate::gguf::Gguf;
 use crate::model::Layer;
-use crate::sampling::rng::SplitMix64;
 use crate::tokenizer::{Bos, SpecialTokens, Tokenizer};
 use crate::{Error, Result};
 use bitforge_schema::protocol::{Hello, ModelShape, PROTOCOL, Request, Response, Tap, TapPoint};
@@ -21,12 +21,11 @@ use std::fs::File;
 use std::io::{BufRead, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
 
 pub fn run(ctx: &mut Ctx, args: &EvaluateArgs) -> Result<()> {
+    let room = settings::Room { context: args.ctx_size, sequences: args.sequences };
     // A file without a usable tokenizer can still be evaluated: tokenizing is what fails then.
-    let (tokenizer, mut engine) =
-        settings::load(ctx, &args.engine, args.ctx_size, |gguf| Ok(tokenizer(ctx, gguf)))?;
+    let (tokenizer, mut engine) = settings::load(ctx, &args.engine, room, |gguf| Ok(tokenizer(ctx, gguf)))?;
     ctx.note(engine.selection());
     line(ctx, &hello(&engine))?;
     for request in std::io::stdin().lock().lines() {
@@ -95,7 +94,11 @@ fn answer(engine: &mut Engine, tokenizer: &Result<Tokenizer>, request: &Request)
         Request::Evaluate { tokens, logits, taps, given: None } => {
             evaluate(engine, tokens, logits, taps.as_deref())
         }
-        Request::Bench { depth, prompt, generate } => bench(engine, *depth, *prompt, *generate),
+        Request::Bench { depth, prompt, generate, sequences } => {
+            let work = Work { depth: *depth, prompt: *prompt, steps: *generate, sequences: *sequences };
+            let Measured { prompt_ns, steps_ns } = work.measure(engine)?;
+            Ok(Response::Measured { prompt_ns, generate_ns: steps_ns, kernels: engine.kernel_counts() })
+        }
     }
 }
 
@@ -116,29 +119,6 @@ fn evaluate(engine: &mut Engine, tokens: &[u32], logits: &Path, taps: Option<&Pa
         taps: taps.map(TapFile::finish).transpose()?.unwrap_or_default(),
         kernels: engine.kernel_counts(),
     })
-}
-
-fn bench(engine: &mut Engine, depth: u32, prompt: u32, generate: u32) -> Result<Response> {
-    let mut rng = SplitMix64::new(0);
-    let vocab = engine.vocab_size() as u64;
-    let mut ids = |n: u32| -> Vec<u32> { (0..n).map(|_| (rng.next_u64() % vocab) as u32).collect() };
-    let (before, prompt, generated) = (ids(depth), ids(prompt), ids(generate));
-    if !before.is_empty() {
-        engine.prefill(&before)?;
-    }
-    engine.reset_kernel_counts();
-    let started = Instant::now();
-    if !prompt.is_empty() {
-        engine.prefill(&prompt)?;
-    }
-    let prompt_ns = if prompt.is_empty() { 0 } else { started.elapsed().as_nanos() as u64 };
-    let mut generate_ns = Vec::with_capacity(generated.len());
-    for token in generated {
-        let started = Instant::now();
-        engine.decode(token)?;
-        generate_ns.push(started.elapsed().as_nanos() as u64);
-    }
-    Ok(Response::Measured { prompt_ns, generate_ns, kernels: engine.kernel_counts() })
 }
 
 /// The taps of one request: a tensor gets its place in the file when its first rows arrive.

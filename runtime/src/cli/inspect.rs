@@ -73,8 +73,9 @@ fn inspect(gguf: &Gguf, named: Option<&Named>) -> (InspectOutput, Option<Error>)
     warnings.extend(gguf.require_readable_types().err().map(|error| error.to_string()));
     let tensors = gguf.tensors().iter().map(|info| TensorSummary {
         name: info.name.clone(),
-        r#type: summary::type_name(info.type_id),
+        r#type: info.type_name(),
         dims: info.dims.clone(),
+        part: info.part,
         offset: info.offset,
         bytes: info.len,
     });
@@ -82,6 +83,7 @@ fn inspect(gguf: &Gguf, named: Option<&Named>) -> (InspectOutput, Option<Error>)
         model: summary::model(gguf),
         gguf_version: gguf.version(),
         alignment: gguf.alignment(),
+        parts: gguf.parts().len(),
         config,
         tokenizer,
         metadata: gguf.metadata().map(|(key, value)| (key.to_owned(), abbreviate(value))).collect(),
@@ -169,11 +171,13 @@ fn human(output: &InspectOutput) -> String {
     let mut facts: Vec<(&str, String)> = vec![
         ("file", model.path.clone()),
         ("format", format!("GGUF version {}, alignment {}", output.gguf_version, output.alignment)),
+        ("parts", output.parts.to_string()),
         ("size", format!("{} ({} bytes)", mebibytes(model.file_bytes), model.file_bytes)),
         ("name", model.name.clone().unwrap_or_else(|| "none".into())),
         ("model", model.title()),
         ("parameters", format!("{} ({})", count(model.parameters), model.parameters)),
     ];
+    facts.retain(|(name, _)| *name != "parts" || output.parts > 1);
     facts.extend(model.bits_per_weight.map(|bits| ("bits/weight", format!("{bits:.2}"))));
     if let Some(c) = &output.config {
         facts.extend([

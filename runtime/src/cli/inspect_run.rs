@@ -6,6 +6,7 @@ use crate::engine::kv_cache::{KvShape, KvType};
 use crate::engine::pages::PAGE;
 use crate::gguf::Gguf;
 use crate::kernels::KernelSet;
+use crate::kernels::registry::Shape;
 use crate::kernels::select::KernelRequest;
 use crate::model::ModelConfig;
 use crate::quant::activation::{ActivationQuant, ActivationType};
@@ -35,14 +36,14 @@ pub fn kernels(gguf: &Gguf, request: KernelRequest) -> Result<Vec<KernelUse>> {
     let set = KernelSet::select(request)?;
     let mut types: BTreeMap<TensorType, (usize, u64)> = BTreeMap::new();
     for info in gguf.tensors().iter().filter(|info| info.dims.len() > 1) {
-        if let (Some(ty), Some(len)) = (TensorType::from_id(info.type_id), info.len) {
+        if let (Some(ty), Some(len)) = (info.ty(), info.len) {
             let (matrices, bytes) = types.entry(ty).or_default();
             (*matrices, *bytes) = (*matrices + 1, bytes.saturating_add(len));
         }
     }
     let row = |(ty, (matrices, bytes)): (TensorType, (usize, u64))| {
         let activation = ActivationType::for_weight(ty, ActivationQuant::default());
-        let kernel = set.matmul(ty, activation).map(|kernel| kernel.id);
+        let kernel = set.plan(ty, activation).map(|plan| plan.kernel(Shape::Decode).id);
         KernelUse { weight: ty.name(), matrices, bytes, activation: format!("{activation:?}"), kernel }
     };
     Ok(types.into_iter().map(row).collect())

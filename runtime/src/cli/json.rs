@@ -4,6 +4,7 @@ use crate::generate::FinishReason;
 use crate::quantize::TensorReport;
 use crate::sampling::SamplingParams;
 use bitforge_receipt_schema::run::TokenizerAuthority;
+use bitforge_schema::protocol::KernelCount;
 use bitforge_schema::selection::Selection;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -45,6 +46,10 @@ pub struct EngineSummary {
     pub context_size: usize,
     pub kv_cache_bytes: usize,
     pub kv_type: &'static str,
+    /// `full` or `two-stage`.
+    pub head: &'static str,
+    /// 0 for a head that is computed in full.
+    pub compact_head_bytes: usize,
     pub activation_quant: &'static str,
     pub selection: Selection,
 }
@@ -124,10 +129,32 @@ pub struct RewriteOutput {
 }
 
 #[derive(Serialize)]
+pub struct PerplexityOutput {
+    pub model: ModelSummary,
+    pub engine: EngineSummary,
+    /// Of the text.
+    pub tokens: usize,
+    pub ctx_size: usize,
+    pub chunks: usize,
+    /// Tokens that were scored, in all chunks together.
+    pub scored: usize,
+    pub perplexity: f64,
+    /// Of the perplexity, as llama.cpp derives it from the spread of the tokens' log likelihoods.
+    pub standard_error: f64,
+    /// Sum of the negative log likelihoods (nats) of each chunk.
+    pub nll: Vec<f64>,
+    pub tokens_per_second: f64,
+    pub kernels: Vec<KernelCount>,
+}
+
+#[derive(Serialize)]
 pub struct InspectOutput {
     pub model: ModelSummary,
     pub gguf_version: u32,
     pub alignment: u64,
+    /// Files of a split model, left out where there is one.
+    #[serde(skip_serializing_if = "is_one")]
+    pub parts: usize,
     /// `None` where the model cannot be run; `warnings` say why.
     pub config: Option<ConfigSummary>,
     pub tokenizer: Option<TokenizerSummary>,
@@ -211,9 +238,22 @@ pub struct TensorSummary {
     pub r#type: String,
     /// The first is the fastest: the length of a row.
     pub dims: Vec<u64>,
-    /// From the start of the file.
+    /// The part of a split model that has the data, from 0; left out for the first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub part: usize,
+    /// From the start of the file (of the part).
     pub offset: u64,
     pub bytes: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 #[derive(Serialize)]
@@ -255,10 +295,23 @@ pub struct KernelsOutput {
     pub selection_line: String,
     /// The matrix kernels of this build.
     pub kernels: Vec<KernelRow>,
+    /// The levels of this build: what they need, and whether this CPU runs them.
+    pub capabilities: Vec<CapabilitiesRow>,
     /// Every operation with all its candidates.
     pub operations: Vec<OperationRow>,
     /// Every id that a count of a receipt may have.
     pub kernel_ids: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+pub struct CapabilitiesRow {
+    pub level: &'static str,
+    /// CPU features by the names of `/proc/cpuinfo`.
+    pub features: &'static [&'static str],
+    pub register_bytes: usize,
+    pub int8_instruction: &'static str,
+    pub compiled: bool,
+    pub available: bool,
 }
 
 #[derive(Serialize)]
@@ -269,6 +322,9 @@ pub struct OperationRow {
     pub weight: Option<&'static str>,
     /// Of a `matmul` and of `quantize`.
     pub activation: Option<String>,
+    /// Of a `matmul`: by the number of activation rows, `decode` 1, `batch` 2 to 15, `prefill` 16 and more. Shapes that
+    /// choose the same are one entry.
+    pub shapes: Vec<&'static str>,
     /// Scalar first.
     pub candidates: Vec<CandidateRow>,
 }
@@ -316,6 +372,8 @@ pub struct KernelRow {
     pub level: &'static str,
     /// Whether this CPU runs it: a probe at run time.
     pub available: bool,
-    /// Whether a model with such weights would use it.
+    /// Of the repacked rows that it takes; `null` for rows as they lie in the file.
+    pub layout: Option<&'static str>,
+    /// Whether a model with such weights would use it for some shape.
     pub selected: bool,
 }

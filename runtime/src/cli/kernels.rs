@@ -3,34 +3,49 @@
 use super::args::{Format, KernelsArgs};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
-use super::json::{CandidateRow, KernelRow, KernelsOutput, OperationRow};
-use super::{replay, settings};
+use super::json::{CandidateRow, CapabilitiesRow, KernelRow, KernelsOutput, OperationRow};
+use super::{lab, replay, settings, tune};
 use crate::Result;
 use crate::kernels::arch::QUANTIZE_ACTIVATION;
 use crate::kernels::ops::Ops;
-use crate::kernels::{KernelSet, MatmulKernel, SimdLevel, registry};
+use crate::kernels::{KernelCapabilities, KernelSet, MatmulKernel, Shape, SimdLevel, registry};
 use crate::quant::activation::ActivationType;
+use crate::quant::panels::Layout;
 
 pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
     settings::check_device(args.device)?;
     if let Some(path) = &args.replay {
         return replay::run(ctx, path);
     }
-    let set = KernelSet::select(settings::kernel_request(&ctx.env, args.kernels.as_deref())?)?;
+    if let Some(weight) = &args.lab {
+        return lab::run(ctx, args, weight);
+    }
+    if let Some(model) = &args.tune {
+        return tune::run(ctx, args, model);
+    }
+    let mut set = KernelSet::select(settings::kernel_request(&ctx.env, args.kernels.as_deref())?)?;
+    if let Some(profile) = tune::profile(ctx)? {
+        set.apply(&profile);
+    }
     let kernels = matmul().map(|kernel| KernelRow {
         id: kernel.id,
         weight: kernel.weight.name(),
         activation: format!("{:?}", kernel.activation),
         level: kernel.level.name(),
         available: kernel.level.is_available(),
-        selected: set.matmul(kernel.weight, kernel.activation).is_some_and(|chosen| chosen.id == kernel.id),
+        layout: kernel.layout().map(Layout::name),
+        selected: Shape::ALL.into_iter().any(|shape| is_chosen(&set, kernel, shape)),
     });
     let output = KernelsOutput {
         selection_line: set.selection.to_string(),
         selection: set.selection.clone(),
         kernels: kernels.collect(),
+        capabilities: SimdLevel::ALL.map(SimdLevel::capabilities).map(capabilities).into(),
         operations: operations(&set),
-        kernel_ids: matmul().map(|kernel| kernel.id).collect(),
+        kernel_ids: matmul()
+            .map(|kernel| kernel.id)
+            .chain(registry::HEAD.iter().map(|head| head.id))
+            .collect(),
     };
     match ctx.format {
         Format::Json => ctx.print_json(&output),
@@ -42,8 +57,55 @@ fn matmul() -> impl Iterator<Item = &'static MatmulKernel> {
     registry::MATMUL.iter().copied().flatten()
 }
 
+fn is_chosen(set: &KernelSet, kernel: &MatmulKernel, shape: Shape) -> bool {
+    set.plan(kernel.weight, kernel.activation).is_some_and(|plan| plan.kernel(shape).id == kernel.id)
+}
+
+fn capabilities(row: KernelCapabilities) -> CapabilitiesRow {
+    CapabilitiesRow {
+        level: row.level.name(),
+        features: row.features,
+        register_bytes: row.register_bytes,
+        int8_instruction: row.int8,
+        compiled: row.compiled,
+        available: row.available,
+    }
+}
+
 /// Every operation with all its candidates, scalar first: matrix products, packing of activations, element-wise.
 fn operations(set: &KernelSet) -> Vec<OperationRow> {
+    let mut rows = Vec::new();
+    for pair in matmul().filter(|kernel| kernel.level == SimdLevel::Scalar) {
+        let same =
+            |kernel: &&MatmulKernel| (kernel.weight, kernel.activation) == (pair.weight, pair.activation);
+        for shape in Shape::ALL {
+            let row = |kernel: &MatmulKernel| CandidateRow {
+                id: kernel.id.to_owned(),
+                level: kernel.level.name(),
+                available: kernel.level.is_available(),
+                selected: is_chosen(set, kernel, shape),
+                reason: set.matmul_reason(kernel, shape),
+            };
+            let candidates: Vec<CandidateRow> = matmul().filter(same).map(row).collect();
+            let selected = |rows: &[CandidateRow]| rows.iter().position(|row| row.selected);
+            match rows.last_mut() {
+                Some(OperationRow { weight, activation, shapes, candidates: before, .. })
+                    if *weight == Some(pair.weight.name())
+                        && *activation == Some(format!("{:?}", pair.activation))
+                        && selected(before) == selected(&candidates) =>
+                {
+                    shapes.push(shape.name());
+                }
+                _ => rows.push(OperationRow {
+                    operation: "matmul",
+                    weight: Some(pair.weight.name()),
+                    activation: Some(format!("{:?}", pair.activation)),
+                    shapes: vec![shape.name()],
+                    candidates,
+                }),
+            }
+        }
+    }
     let candidates = |chosen: SimdLevel, all: &mut dyn Iterator<Item = (String, SimdLevel)>| {
         let row = |(id, level): (String, SimdLevel)| CandidateRow {
             id,
@@ -54,19 +116,6 @@ fn operations(set: &KernelSet) -> Vec<OperationRow> {
         };
         all.map(row).collect()
     };
-    let mut rows = Vec::new();
-    for pair in matmul().filter(|kernel| kernel.level == SimdLevel::Scalar) {
-        let chosen = set.matmul(pair.weight, pair.activation).unwrap_or(pair).level;
-        let same =
-            |kernel: &&MatmulKernel| (kernel.weight, kernel.activation) == (pair.weight, pair.activation);
-        let mut all = matmul().filter(same).map(|kernel| (kernel.id.to_owned(), kernel.level));
-        rows.push(OperationRow {
-            operation: "matmul",
-            weight: Some(pair.weight.name()),
-            activation: Some(format!("{:?}", pair.activation)),
-            candidates: candidates(chosen, &mut all),
-        });
-    }
     for activation in ActivationType::ALL {
         let all = QUANTIZE_ACTIVATION.iter().copied().flatten().filter(|pack| pack.activation == activation);
         // As the ids of matrix kernels name it.
@@ -78,28 +127,42 @@ fn operations(set: &KernelSet) -> Vec<OperationRow> {
             operation: "quantize",
             weight: None,
             activation: Some(format!("{activation:?}")),
+            shapes: Vec::new(),
             candidates: candidates(
                 set.quantize(activation).level,
                 &mut all.map(|pack| (id(pack.level), pack.level)),
             ),
         });
     }
+    let head =
+        candidates(set.head.level, &mut registry::HEAD.iter().map(|head| (head.id.to_owned(), head.level)));
+    rows.push(OperationRow {
+        operation: "head",
+        weight: None,
+        activation: None,
+        shapes: Vec::new(),
+        candidates: head,
+    });
     for operation in Ops::NAMES {
         let mut all =
             registry::OPS.iter().map(|ops| (format!("{operation}.{}", ops.level.name()), ops.level));
         let candidates = candidates(set.ops.level, &mut all);
-        rows.push(OperationRow { operation, weight: None, activation: None, candidates });
+        rows.push(OperationRow { operation, weight: None, activation: None, shapes: Vec::new(), candidates });
     }
     rows
 }
 
 fn human(output: &KernelsOutput) -> String {
-    let columns = ["operation", "kernel", "this CPU", "selected", "why"].map(|name| (name, Align::Left));
+    let columns =
+        ["operation", "rows", "kernel", "this CPU", "selected", "why"].map(|name| (name, Align::Left));
     let rows = output.operations.iter().flat_map(|operation| {
         operation.candidates.iter().map(|row| {
             let available = if row.available { "runs it" } else { "lacks it" };
             let selected = if row.selected { "yes" } else { "" };
-            [operation.operation, &row.id, available, selected, &row.reason].map(String::from).to_vec()
+            let shapes = operation.shapes.join(", ");
+            [operation.operation, &shapes, &row.id, available, selected, &row.reason]
+                .map(String::from)
+                .to_vec()
         })
     });
     format!("{}\n\n{}", output.selection_line, markdown(&columns, &rows.collect::<Vec<_>>()))

@@ -3,10 +3,10 @@
 //! Keys and tensors that only one has, values that differ, tensors of another type, shape or content.
 
 use super::args::Format;
+use super::catalog;
 use super::ctx::Ctx;
 use super::inspect::{abbreviate, shown};
 use super::models_args::DiffArgs;
-use super::{catalog, summary};
 use crate::Result;
 use crate::gguf::{Gguf, TensorInfo};
 use serde::Serialize;
@@ -80,7 +80,7 @@ fn diff(a: &Gguf, b: &Gguf) -> DiffOutput {
             }
             (left, right) => what(left.is_some(), right.is_some(), ""),
         };
-        let describe = |info: &TensorInfo| serde_json::json!({ "type": summary::type_name(info.type_id), "dims": info.dims, "bytes": info.len });
+        let describe = |info: &TensorInfo| serde_json::json!({ "type": info.type_name(), "dims": info.dims, "bytes": info.len });
         tensors.push(Difference { name: name.into(), a: left.map(describe), b: right.map(describe), what });
     }
     DiffOutput {
@@ -103,8 +103,7 @@ fn what(left: bool, right: bool, both: &'static str) -> &'static str {
 
 /// A tensor's bytes; `None` where the length of its type is not known.
 fn content<'a>(gguf: &'a Gguf, info: &TensorInfo) -> Option<&'a [u8]> {
-    let start = usize::try_from(info.offset).ok()?;
-    gguf.bytes().get(start..start.checked_add(usize::try_from(info.len?).ok()?)?)
+    info.len.map(|_| gguf.data(info))
 }
 
 fn human(output: &DiffOutput) -> String {

@@ -15,7 +15,7 @@ use crate::model::{Matrix, Model};
 use crate::sampling::SamplingParams;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
-use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, ModelFacts, Run, Work};
+use bitforge_receipt_schema::run::{HeadFacts, MatrixFacts, MatrixRole, ModelFacts, Run, Work};
 use bitforge_receipt_schema::{Body, Receipt, VERSION};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -67,7 +67,8 @@ fn run(ctx: &Ctx, ran: &Ran<'_>) -> Result<Run> {
     let matrices = matrices(model);
     let working_set: u64 = matrices.iter().map(|facts| facts.bytes).sum();
     let beyond_caches = machine.last_level_cache.is_some_and(|cache| working_set > cache.saturating_mul(2));
-    let file = digest::file(gguf.path(), gguf.bytes(), &ctx.interrupt)?;
+    let file = digest::file(gguf.path(), gguf.parts(), &ctx.interrupt)?;
+    let largest = gguf.parts().max_by_key(|part| part.len()).unwrap_or_default();
     let (environment_requested, environment_effective) = environment(ctx, args, engine);
     Ok(Run {
         binary: digest::executable(&ctx.interrupt)?,
@@ -83,6 +84,11 @@ fn run(ctx: &Ctx, ran: &Ran<'_>) -> Result<Run> {
         selection: engine.selection().clone(),
         activation_quant: engine.activation_quant().into(),
         threads: engine.threads() as u32,
+        kv: Some(engine.kv_type().name().into()),
+        head: Some(HeadFacts {
+            mode: engine.head_mode().name().into(),
+            compact_bytes: engine.compact_head_bytes() as u64,
+        }),
         environment_requested,
         environment_effective,
         strict: ctx.strict,
@@ -90,7 +96,7 @@ fn run(ctx: &Ctx, ran: &Ran<'_>) -> Result<Run> {
         kernels: engine.kernel_counts(),
         // After the digest, which has brought every page into memory.
         peak_bandwidth: beyond_caches
-            .then(|| machine::read_bandwidth(gguf.bytes(), engine.threads(), machine.last_level_cache))
+            .then(|| machine::read_bandwidth(largest, engine.threads(), machine.last_level_cache))
             .flatten(),
         machine,
     })
@@ -124,7 +130,7 @@ fn environment(
 fn matrices(model: &Model) -> Vec<MatrixFacts> {
     let mut all: Vec<MatrixFacts> = Vec::new();
     let mut add = |role: MatrixRole, matrix: &Matrix| {
-        let (rows, bytes) = (matrix.rows as u64, matrix.bytes().len() as u64);
+        let (rows, bytes) = (matrix.rows as u64, matrix.bytes_in_use() as u64);
         match all.iter_mut().find(|facts| facts.role == role && facts.weight_type == matrix.ty.name()) {
             Some(facts) => (facts.rows, facts.bytes) = (facts.rows + rows, facts.bytes + bytes),
             None => all.push(MatrixFacts { role, weight_type: matrix.ty.name().into(), rows, bytes }),

@@ -9,7 +9,7 @@ use super::ctx::Ctx;
 use super::format::{Align, markdown};
 use super::json::{ReplayOutput, ReplayRow};
 use crate::kernels::select::KernelRequest;
-use crate::kernels::{KernelSet, SimdLevel, Tile};
+use crate::kernels::{KernelSet, Shape, SimdLevel, Tile};
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
 use crate::{Error, Result};
@@ -111,7 +111,8 @@ fn check(fixture: Fixture) -> Result<Row, String> {
 
 fn compute(row: &Row, level: SimdLevel) -> Result<ReplayRow> {
     let set = KernelSet::select(KernelRequest::Level(level))?;
-    let kernel = set.matmul(row.weight, row.activation).expect("the scalar level has every pair");
+    let plan = set.plan_for_rows(row.weight, row.activation).expect("the scalar level has every pair");
+    let kernel = plan.kernel(Shape::Decode);
     let mut packed = vec![0; row.activation.row_bytes(row.fixture.k)];
     // SAFETY: the kernel set was selected for this CPU.
     unsafe { (set.quantize(row.activation).run)(&row.fixture.activation, &mut packed) };

@@ -46,6 +46,7 @@ pub fn run(ctx: &mut Ctx, args: &RunArgs) -> Result<()> {
             strings: stop_strings(&args.stop, prompt.stop_texts),
         },
         at_end_of_sequence: if args.ignore_eos { AtEndOfSequence::Continue } else { AtEndOfSequence::Stop },
+        prompt_lookup: args.prompt_lookup,
         overflow: args.context_shift.map_or(Overflow::Stop, |keep| Overflow::Shift { keep }),
     };
     let format = ctx.format;

@@ -7,9 +7,10 @@ use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
-use crate::kernels::MatmulKernel;
 use crate::kernels::select::KernelRequest;
+use crate::kernels::{MatmulKernel, SimdLevel};
 use crate::model::WeightOptions;
+use crate::quant::old_i2s::CodeMap;
 use crate::quant::tl::TlConfig;
 use crate::{Error, Result};
 use bitforge_schema::env::Env;
@@ -18,23 +19,41 @@ use std::sync::Arc;
 
 const MAX_THREADS: usize = 1024;
 
-/// Loads the model that `args` name; `context` is in positions. `first` takes what else is needed of the file
+/// What the KV cache has room for.
+#[derive(Clone, Copy)]
+pub struct Room {
+    /// Positions of one sequence (default: see [`EngineOptions::context`]).
+    pub context: Option<usize>,
+    pub sequences: usize,
+}
+
+impl From<Option<usize>> for Room {
+    /// One sequence of that many positions.
+    fn from(context: Option<usize>) -> Self {
+        Room { context, sequences: 1 }
+    }
+}
+
+/// Loads the model that `args` name. `first` takes what else is needed of the file
 /// before any weight is touched. Catches interrupts from here on.
 pub fn load<T>(
     ctx: &Ctx,
     args: &EngineArgs,
-    context: Option<usize>,
+    room: impl Into<Room>,
     first: impl FnOnce(&Gguf) -> Result<T>,
 ) -> Result<(T, Engine)> {
+    let room = room.into();
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
     check_device(args.device)?;
     let options = EngineOptions {
         threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
-        context,
-        sequences: 1,
+        context: room.context,
+        sequences: room.sequences,
         kv: args.kv.into(),
+        head: args.head.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
+        profile: super::tune::profile(ctx)?,
         weights: weights(&args.weights)?,
         mapping: args.model.mapping(),
         interrupt: Arc::clone(&ctx.interrupt),
@@ -42,7 +61,9 @@ pub fn load<T>(
     ctx.catch_interrupts();
     let mut progress = Progress::start(format!("loading {}", path.display()));
     let gguf = Gguf::open(&path, options.mapping)?;
-    gguf.require_readable_types()?;
+    if options.weights.code_map.is_none() {
+        gguf.require_readable_types()?;
+    }
     let first = first(&gguf)?;
     let engine = Engine::new(Arc::new(gguf), &options, &mut |done, layers| progress.update(done, layers))?;
     let substituted = substituted(options.kernels, engine.model().matrices().map(|m| engine.kernel_for(m)));
@@ -51,9 +72,18 @@ pub fn load<T>(
 }
 
 /// # Errors
-/// Tile sizes that cannot be read.
+/// Tile sizes or a code map that cannot be read.
 pub fn weights(args: &WeightArgs) -> Result<WeightOptions> {
-    Ok(WeightOptions { i2s_layout: args.i2s_layout.into(), tl_config: tl_config(args.tl_config.as_deref())? })
+    let code_map = args.code_map.as_deref().map(|given| {
+        let usage =
+            |why| Error::usage(format!("--code-map: {why}"), "give four values, as --code-map=-1,0,1,x");
+        CodeMap::parse(given).map_err(usage)
+    });
+    Ok(WeightOptions {
+        i2s_layout: args.i2s_layout.into(),
+        tl_config: tl_config(args.tl_config.as_deref())?,
+        code_map: code_map.transpose()?,
+    })
 }
 
 /// `--tl-config`: a file, or the sizes themselves.
@@ -120,13 +150,14 @@ pub fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
-/// A warning where a level was forced and some operation would run below it.
+/// A warning where a level was forced and some matrix has no SIMD kernel at all. Levels build on each other: what one has
+/// no version of its own of, a lower one does.
 fn substituted<'a>(
     request: KernelRequest,
     mut kernels: impl Iterator<Item = &'a MatmulKernel>,
 ) -> Option<String> {
     let KernelRequest::Level(level) = request else { return None };
-    let below = kernels.find(|kernel| kernel.level != level)?;
+    let below = kernels.find(|kernel| kernel.level != level && kernel.level == SimdLevel::Scalar)?;
     Some(format!(
         "kernel set '{request}' was forced, but it has no {}: {} runs instead",
         below.weight, below.id
@@ -136,7 +167,6 @@ fn substituted<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::SimdLevel;
 
     #[test]
     fn a_kernel_below_the_forced_set_is_told() {

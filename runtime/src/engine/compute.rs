@@ -2,10 +2,12 @@
 //!
 //! In: rows of f32. Out: rows of f32. Packed activations and side-by-side results live in [`Scratch`].
 
-use super::counters::{Counters, ThreadCounts, number};
-use crate::kernels::{KernelSet, Tile};
+use super::counters::{Counters, ThreadState, number};
+use super::repack::rows_per_chunk;
+use crate::kernels::{Columns, KernelSet, MatmulKernel, PanelTile, Shape, Tile};
 use crate::model::{Linear, Matrix};
 use crate::quant::activation::{ActivationQuant, ActivationType};
+use crate::quant::panels::ROWS;
 use crate::tensor::TensorType;
 use crate::threads::ThreadPool;
 use std::time::Instant;
@@ -21,16 +23,28 @@ pub(super) struct Compute<'a> {
 /// Memory of matrix products.
 pub(super) struct Scratch {
     packed: Vec<u8>,
-    transposed: Vec<f32>,
 }
 
 impl Scratch {
-    /// For inputs of up to `rows` rows of up to `columns`, and up to `outputs` results in one region.
-    pub(super) fn new(rows: usize, columns: usize, outputs: usize) -> Self {
+    /// For inputs of up to `rows` rows of up to `columns`.
+    pub(super) fn new(rows: usize, columns: usize) -> Self {
         // F32 rows are the longest: four bytes each; an int8 row has a header of eight.
-        Scratch { packed: vec![0; rows * (4 * columns + 8)], transposed: vec![0.0; outputs] }
+        Scratch { packed: vec![0; rows * (4 * columns + 8)] }
     }
 }
+
+/// One product of a parallel region: `out` [m, rows of the matrix], written in parts of `rows` columns.
+struct Product<'a> {
+    matrix: &'a Matrix,
+    kernel: &'static MatmulKernel,
+    number: usize,
+    rows: usize,
+    out: *mut f32,
+}
+
+// SAFETY: `out` comes from an exclusive borrow that lasts as long as the region, and every part of it is written by the
+// one thread that was handed that part.
+unsafe impl Sync for Product<'_> {}
 
 impl Compute<'_> {
     /// RMS norm of every row of `x` [rows, weight.len()].
@@ -80,6 +94,26 @@ impl Compute<'_> {
         }
     }
 
+    /// `x` [m, columns of `matrix`] packed as `matrix` wants it, and the kernel that takes it with rows of the file.
+    pub(super) fn pack<'s>(
+        &mut self,
+        scratch: &'s mut Scratch,
+        x: &[f32],
+        matrix: &Matrix,
+    ) -> (&'static MatmulKernel, &'s [u8]) {
+        let activation = ActivationType::for_weight(matrix.ty, self.mode);
+        let bytes = activation.row_bytes(matrix.columns);
+        let packed = &mut scratch.packed[..x.len() / matrix.columns * bytes];
+        let pack = self.kernels.quantize(activation).run;
+        self.pool.for_each_chunk(packed, bytes, |row, packed| {
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { pack(&x[row * matrix.columns..][..matrix.columns], packed) }
+        });
+        let plan =
+            self.kernels.plan_for_rows(matrix.ty, activation).expect("the scalar level has every pair");
+        (plan.kernel(Shape::Decode), packed)
+    }
+
     fn multiply<const N: usize>(
         &mut self,
         scratch: &mut Scratch,
@@ -97,66 +131,101 @@ impl Compute<'_> {
             unsafe { pack(&x[row * k..][..k], packed) }
         });
         let packed = &*packed;
-        let threads = self.pool.threads();
-        let plans = jobs.each_ref().map(|(matrix, _)| {
-            let kernel = self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair");
-            (*matrix, matrix.bytes(), kernel, number(kernel), rows_per_chunk(matrix.rows, threads))
+        let (threads, shape) = (self.pool.threads(), Shape::of(m));
+        let products = jobs.map(|(matrix, out)| {
+            assert_eq!(out.len(), m * matrix.rows);
+            let kernel = kernel(self.kernels, matrix, activation, shape);
+            let rows = rows_per_chunk(matrix.rows, threads, shape, kernel.layout());
+            Product { matrix, kernel, number: number(kernel), rows, out: out.as_mut_ptr() }
         });
-        let work = plans.map(|(_, bytes, _, number, _)| (number, bytes.len()));
-        let compute = |job: usize, index: usize, out: &mut [f32], counts: &mut ThreadCounts| {
-            let (matrix, bytes, kernel, number, rows) = plans[job];
-            let weights = &bytes[index * rows * matrix.row_bytes..][..out.len() / m * matrix.row_bytes];
-            let mut tile = Tile {
-                k,
-                weights,
-                row_bytes: matrix.row_bytes,
-                activations: packed,
-                activation_bytes,
-                tensor_scale: matrix.tensor_scale,
-                out,
-                done: 0,
-            };
-            // SAFETY: the kernel set was selected for this CPU.
-            unsafe { kernel.call(&mut tile) };
-            counts.add(number, tile.done, weights.len());
-        };
         let started = Instant::now();
-        let counters = &mut *self.counters;
-        if m == 1 {
-            let mut number = 0;
-            let outs = jobs.map(|(_, out)| {
-                number += 1;
-                (out, plans[number - 1].4)
-            });
-            self.pool.for_each_chunk_of_with(outs, &mut counters.threads, compute);
-            counters.add_time(started.elapsed().as_nanos() as u64, &work);
-            return;
-        }
-        // A tile is [rows, m]: computed side by side in `transposed`, then turned to [m, rows].
-        let mut rest = &mut *scratch.transposed;
-        let mut number = 0;
-        let tiles = jobs.each_ref().map(|(matrix, _)| {
-            let (head, tail) = std::mem::take(&mut rest).split_at_mut(matrix.rows * m);
-            rest = tail;
-            number += 1;
-            (head, plans[number - 1].4 * m)
-        });
-        self.pool.for_each_chunk_of_with(tiles, &mut counters.threads, compute);
-        counters.add_time(started.elapsed().as_nanos() as u64, &work);
-        let mut rest = &*scratch.transposed;
-        for (matrix, out) in jobs {
-            let (tile, tail) = rest.split_at(matrix.rows * m);
-            rest = tail;
-            self.pool.for_each_chunk(out, matrix.rows, |t, out| {
-                for (out, values) in out.iter_mut().zip(tile.chunks_exact(m)) {
-                    *out = values[t];
-                }
-            });
-        }
+        let mut parts =
+            products.each_ref().map(|product| vec![(); product.matrix.rows.div_ceil(product.rows)]);
+        self.pool.for_each_chunk_of_with(
+            parts.each_mut().map(|parts| (&mut parts[..], 1)),
+            &mut self.counters.threads,
+            |job, index, _, state| products[job].part(index, k, packed, activation_bytes, state),
+        );
+        let work = products.map(|product| (product.number, product.matrix.bytes_in_use()));
+        self.counters.add_time(started.elapsed().as_nanos() as u64, &work);
     }
 }
 
-/// Rows of a matrix that one thread takes at a time: enough chunks to balance, few enough to be cheap.
-fn rows_per_chunk(rows: usize, threads: usize) -> usize {
-    rows.div_ceil(threads * 8).clamp(8, 256)
+/// The kernel that multiplies `matrix` with activation rows of type `activation`.
+pub(super) fn kernel(
+    kernels: &KernelSet,
+    matrix: &Matrix,
+    activation: ActivationType,
+    shape: Shape,
+) -> &'static MatmulKernel {
+    let plan = match matrix.panels() {
+        Some(_) => kernels.plan(matrix.ty, activation),
+        None => kernels.plan_for_rows(matrix.ty, activation),
+    };
+    plan.expect("the scalar level has every pair").kernel(shape)
+}
+
+impl Product<'_> {
+    /// Computes part `index`; `activations` are `m` rows of `activation_bytes` each, of length `k`.
+    fn part(
+        &self,
+        index: usize,
+        k: usize,
+        activations: &[u8],
+        activation_bytes: usize,
+        state: &mut ThreadState,
+    ) {
+        let m = activations.len() / activation_bytes;
+        let first = index * self.rows;
+        let rows = self.rows.min(self.matrix.rows - first);
+        // SAFETY: columns `first..first + rows` of the m rows of `out`, which only this part writes (see `Product`).
+        let mut columns = unsafe { Columns::new(self.out.add(first), self.matrix.rows, rows, m) };
+        let (done, bytes) = match self.matrix.panels() {
+            Some(panels) => {
+                let (first, groups) = (first / ROWS, rows.div_ceil(ROWS));
+                let weights = &panels.bytes[first * panels.group_bytes..][..groups * panels.group_bytes];
+                let mut tile = PanelTile {
+                    k,
+                    weights,
+                    group_bytes: panels.group_bytes,
+                    activations,
+                    activation_bytes,
+                    scales: panels.scales(first, groups),
+                    out: columns,
+                    scratch: &mut state.scratch,
+                    done: 0,
+                };
+                // SAFETY: the kernel set was selected for this CPU.
+                unsafe { self.kernel.call_panels(&mut tile) };
+                (tile.done, weights.len())
+            }
+            None => {
+                let row_bytes = self.matrix.row_bytes;
+                let weights = &self.matrix.bytes()[first * row_bytes..][..rows * row_bytes];
+                let tile_out = &mut state.tile[..rows * m];
+                let mut tile = Tile {
+                    k,
+                    weights,
+                    row_bytes,
+                    activations,
+                    activation_bytes,
+                    tensor_scale: self.matrix.tensor_scale,
+                    out: tile_out,
+                    done: 0,
+                };
+                // SAFETY: the kernel set was selected for this CPU.
+                unsafe { self.kernel.call(&mut tile) };
+                let done = tile.done;
+                // A tile is [rows, m], the output [m, rows].
+                for t in 0..m {
+                    for first in (0..rows).step_by(ROWS) {
+                        let values = tile_out[first * m + t..].iter().step_by(m);
+                        columns.at(t, first).iter_mut().zip(values).for_each(|(out, value)| *out = *value);
+                    }
+                }
+                (done, weights.len())
+            }
+        };
+        state.add(self.number, done, bytes);
+    }
 }

@@ -4,8 +4,9 @@
 //! cache, logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
 
 use super::attention::{self, Attention, Place};
-use super::batch::Row;
+use super::batch::{Best, Row};
 use super::compute::{Compute, Scratch};
+use super::head::CompactHead;
 use super::kv_cache::KvCache;
 use super::pages::SequenceId;
 use super::rope::Rope;
@@ -16,6 +17,7 @@ use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::{Error, Result};
 use bitforge_schema::protocol::TapPoint;
 use std::path::Path;
+use std::time::Instant;
 
 /// Scratch memory of a forward pass. Sizes in elements; T is the largest number of tokens.
 pub(super) struct Buffers {
@@ -32,8 +34,9 @@ pub(super) struct Buffers {
     scratch: Scratch,
     angles: Vec<f32>,                // [T, cosines then sines]
     attend: Vec<attention::Scratch>, // per thread
-    logits: Vec<f32>,                // [logits rows, vocab]
-    places: Vec<Place>,              // [T]
+    split: attention::Split,
+    logits: Vec<f32>,   // [logits rows, vocab]
+    places: Vec<Place>, // [T]
     tokens: usize,
 }
 
@@ -53,9 +56,6 @@ impl Buffers {
         let (query, kv, ffn) = (config.query_dim(), config.kv_dim(), config.feed_forward);
         let widest = config.hidden.max(query).max(ffn);
         let f32s = |per_token: usize| vec![0f32; tokens * per_token];
-        let outputs = (query + 2 * kv).max(2 * ffn).max(config.hidden);
-        let side_by_side =
-            (tokens * outputs).max(if logits_rows > 1 { logits_rows * model.vocab_size() } else { 0 });
         Buffers {
             hidden: f32s(config.hidden),
             normed: f32s(widest),
@@ -67,9 +67,10 @@ impl Buffers {
             gate: f32s(ffn),
             up: f32s(ffn),
             projected: f32s(config.hidden),
-            scratch: Scratch::new(tokens, widest, side_by_side),
+            scratch: Scratch::new(tokens, widest),
             angles: f32s(config.rope_dim),
             attend: (0..threads).map(|_| attention::Scratch::new(cache)).collect(),
+            split: attention::Split::new(cache, threads),
             logits: vec![0.0; logits_rows * model.vocab_size()],
             places: Vec::with_capacity(tokens),
             tokens,
@@ -258,28 +259,36 @@ impl<'a> Step<'a> {
 
     fn rotate_queries_and_keys(&mut self, m: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
-        let (query, kv, pairing) = (config.query_dim(), config.kv_dim(), config.rope_pairing);
-        for t in 0..m {
-            let angles = &b.angles[t * config.rope_dim..][..config.rope_dim];
+        let (query, kv, kernels) = (config.query_dim(), config.kv_dim(), self.compute.kernels);
+        let angles = &b.angles[..m * config.rope_dim];
+        let rotate_row = |job: usize, t: usize, row: &mut [f32]| {
+            let of_row = &angles[t * config.rope_dim..][..config.rope_dim];
             #[cfg(feature = "planted-bugs")]
-            let angles_of_query = &crate::planted::angles_of_query(&b.angles[..m * config.rope_dim], t, m);
+            let of_query: &[f32] = &crate::planted::angles_of_query(angles, t, m);
             #[cfg(not(feature = "planted-bugs"))]
-            let angles_of_query = angles;
-            for head in b.q[t * query..][..query].chunks_exact_mut(config.head_dim) {
-                rotate(self.compute.kernels, pairing, &mut head[..config.rope_dim], angles_of_query);
+            let of_query = of_row;
+            for head in row.chunks_exact_mut(config.head_dim) {
+                let angles = if job == 0 { of_query } else { of_row };
+                rotate(kernels, config.rope_pairing, &mut head[..config.rope_dim], angles);
             }
-            for head in b.k[t * kv..][..kv].chunks_exact_mut(config.head_dim) {
-                rotate(self.compute.kernels, pairing, &mut head[..config.rope_dim], angles);
-            }
+        };
+        let (q, k) = (&mut b.q[..m * query], &mut b.k[..m * kv]);
+        if m == 1 {
+            // A region costs more than this.
+            rotate_row(0, 0, q);
+            return rotate_row(1, 0, k);
         }
+        self.compute.pool.for_each_chunk_of([(q, query), (k, kv)], rotate_row);
     }
 
     /// Rounds queries to half precision, and writes keys and values to the cache.
     fn store_keys_and_values(&mut self, layer: usize, m: usize) {
         let (config, b) = (&self.model.config, &mut *self.buffers);
         let (kernels, query, kv) = (self.compute.kernels, config.query_dim(), config.kv_dim());
-        // SAFETY: the kernel set was selected for this CPU.
-        unsafe { (kernels.ops.round_to_f16)(&mut b.q[..m * query]) };
+        self.compute.pool.for_each_chunk(&mut b.q[..m * query], query, |_, q| {
+            // SAFETY: the kernel set was selected for this CPU.
+            unsafe { (kernels.ops.round_to_f16)(q) }
+        });
         let rows = b.k.chunks_exact(kv).zip(b.v.chunks_exact(kv));
         for (place, (keys, values)) in b.places.iter().zip(rows) {
             self.cache.store(kernels, layer, *place, keys, values);
@@ -300,10 +309,10 @@ impl<'a> Step<'a> {
         };
         let out = &mut b.attention[..m * query];
         if m == 1 {
-            return attention.run(self.compute.pool, &mut b.attend, out);
+            return attention.run(self.compute.pool, &mut b.attend, &mut b.split, out);
         }
         let by_head = &mut b.by_head[..m * query];
-        attention.run(self.compute.pool, &mut b.attend, by_head);
+        attention.run(self.compute.pool, &mut b.attend, &mut b.split, by_head);
         let (group, by_head) = (query / config.kv_heads, &*by_head);
         self.compute.pool.for_each_chunk(out, query, |row, out| {
             for (head, out) in out.chunks_exact_mut(group).enumerate() {
@@ -325,6 +334,18 @@ impl<'a> Step<'a> {
             [(self.model.head(), &mut *logits)],
         );
         logits
+    }
+
+    /// Searches the head for what the rows `rows` of the last pass want; see [`CompactHead::found`].
+    pub(super) fn search(mut self, compact: &mut CompactHead, rows: &[usize], wants: &[Best]) {
+        self.norm_rows(rows);
+        let (matrix, b) = (self.model.head(), &mut *self.buffers);
+        let normed = &b.normed[..rows.len() * self.model.config.hidden];
+        let (kernel, packed) = self.compute.pack(&mut b.scratch, normed, matrix);
+        let started = Instant::now();
+        let read = compact.search(self.compute.pool, matrix, kernel, packed, wants);
+        let wall_ns = started.elapsed().as_nanos() as u64;
+        self.compute.counters.add_search(wall_ns, compact.kernel(), read, (kernel, matrix.row_bytes));
     }
 
     /// normed = final norm of the given rows of the last pass.

@@ -7,7 +7,7 @@
 
 use super::pages::{PAGE, PageCopy, PageTable, PageUse, SequenceId};
 use crate::kernels::KernelSet;
-use crate::kernels::ops::{KeysQ8, Q8_BLOCK, Q8_GROUP};
+use crate::kernels::ops::{KeysQ8, Q8_BLOCK, Q8_GROUP, RunQ8};
 use crate::quant::activation::ActivationType;
 use crate::quant::blocks::{BlockQ8_0, blocks};
 use crate::{Error, Result};
@@ -75,9 +75,14 @@ impl KvShape {
 #[derive(Clone, Copy)]
 pub enum Run<'a> {
     /// [PAGE, head_dim] each.
-    F16 { keys: &'a [u16], values: &'a [u16] },
-    /// Values [PAGE, head_dim] with scales [PAGE, head_dim / Q8_BLOCK].
-    Q8 { keys: KeysQ8<'a>, values: &'a [i8], value_scales: &'a [u16] },
+    F16 {
+        keys: &'a [u16],
+        values: &'a [u16],
+    },
+    Q8 {
+        keys: KeysQ8<'a>,
+        values: RunQ8<'a>,
+    },
 }
 
 pub struct KvCache {
@@ -275,8 +280,10 @@ impl Store {
             }
             Store::Q8 { keys, key_scales, values, value_scales, .. } => Run::Q8 {
                 keys: KeysQ8 { quants: &keys[run * n..][..n], scales: &key_scales[run * blocks..][..blocks] },
-                values: &values[run * n..][..n],
-                value_scales: &value_scales[run * blocks..][..blocks],
+                values: RunQ8 {
+                    quants: &values[run * n..][..n],
+                    scales: &value_scales[run * blocks..][..blocks],
+                },
             },
         }
     }

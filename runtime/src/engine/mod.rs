@@ -10,19 +10,24 @@ pub mod batch;
 mod compute;
 mod counters;
 mod forward;
+pub mod head;
+#[cfg(test)]
+mod head_laws;
 pub mod kv_cache;
 #[cfg(test)]
 mod laws;
 pub mod pages;
+mod repack;
 mod rope;
 mod sequences;
 pub mod taps;
 
-pub use batch::{Answer, Batch, Sequences, Want};
+pub use batch::{Answer, Batch, Best, Sequences, Want};
 
 use crate::gguf::{Gguf, Mapping};
+use crate::kernels::profile::Profile;
 use crate::kernels::select::KernelRequest;
-use crate::kernels::{KernelSet, MatmulKernel};
+use crate::kernels::{KernelSet, MatmulKernel, Shape};
 use crate::model::{Matrix, Model, WeightOptions};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
@@ -33,8 +38,10 @@ use bitforge_schema::selection::Selection;
 use compute::Compute;
 use counters::Counters;
 use forward::{Buffers, Limits, Step};
+use head::{CompactHead, HeadMode};
 use kv_cache::{KvCache, KvShape, KvType};
 use pages::{PAGE, SequenceId};
+use repack::MOST_ROWS_PER_CHUNK;
 use rope::Rope;
 use sequences::nothing_to_evaluate;
 use std::path::Path;
@@ -59,8 +66,11 @@ pub struct EngineOptions {
     /// The KV cache has room for so many sequences of full length; 0 is as 1. There may be more that are shorter.
     pub sequences: usize,
     pub kv: KvType,
+    pub head: HeadMode,
     pub activation_quant: ActivationQuant,
     pub kernels: KernelRequest,
+    /// Kernels that were measured to be better than the default ones; not for a forced level.
+    pub profile: Option<Profile>,
     pub weights: WeightOptions,
     pub mapping: Mapping,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
@@ -78,6 +88,8 @@ pub struct Engine {
     own: SequenceId,
     rope: Rope,
     buffers: Buffers,
+    /// The compact copy of the head, where there is one.
+    head: Option<CompactHead>,
     counters: Counters,
     pending: sequences::Pending,
     activation_quant: ActivationQuant,
@@ -101,11 +113,10 @@ impl Engine {
         options: &EngineOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let kernels = KernelSet::select(options.kernels)?;
-        #[cfg_attr(
-            not(feature = "planted-bugs"),
-            expect(unused_mut, reason = "bugs are planted in the model")
-        )]
+        let mut kernels = KernelSet::select(options.kernels)?;
+        if let Some(profile) = &options.profile {
+            kernels.apply(profile);
+        }
         let mut model = Model::load(Arc::clone(&gguf), &options.weights, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;
@@ -124,7 +135,7 @@ impl Engine {
             ty: options.kv,
         })?;
         let threads = if options.threads == 0 { available_threads() } else { options.threads };
-        let pool = ThreadPool::new(threads).map_err(|source| {
+        let mut pool = ThreadPool::new(threads).map_err(|source| {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
         let limits = Limits {
@@ -132,8 +143,12 @@ impl Engine {
             logits_rows: LOGITS_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
             threads: pool.threads(),
         };
+        repack::repack(&mut model, &kernels, options.activation_quant, &mut pool);
+        let head = (options.head == HeadMode::TwoStage && CompactHead::fits(model.head()))
+            .then(|| CompactHead::new(model.head(), kernels.head, &mut pool));
         let buffers = Buffers::new(&model, &cache, &limits);
-        let counters = Counters::new(pool.threads());
+        let tile = MOST_ROWS_PER_CHUNK * limits.tokens.max(limits.logits_rows);
+        let counters = Counters::new(pool.threads(), repack::scratch_bytes(&model), tile);
         Ok(Engine {
             rope: Rope::new(&model),
             model,
@@ -143,6 +158,7 @@ impl Engine {
             own: cache.open(),
             cache,
             buffers,
+            head,
             counters,
             pending: sequences::Pending::new(limits.tokens),
             activation_quant: options.activation_quant,
@@ -162,10 +178,10 @@ impl Engine {
         &self.kernels.selection
     }
 
-    /// The kernel that `matrix` is multiplied with.
+    /// The kernel that `matrix` is multiplied with when one token is decoded.
     pub fn kernel_for(&self, matrix: &Matrix) -> &'static MatmulKernel {
         let activation = ActivationType::for_weight(matrix.ty, self.activation_quant);
-        self.kernels.matmul(matrix.ty, activation).expect("the scalar level has every pair")
+        compute::kernel(&self.kernels, matrix, activation, Shape::Decode)
     }
 
     pub fn activation_quant(&self) -> ActivationQuant {
@@ -205,9 +221,24 @@ impl Engine {
         self.cache.shape().bytes().expect("the cache was allocated with this shape")
     }
 
+    /// How the best candidates are found: in two stages only where the head has a compact copy.
+    pub fn head_mode(&self) -> HeadMode {
+        if self.head.is_some() { HeadMode::TwoStage } else { HeadMode::Full }
+    }
+
+    /// Bytes of the compact copy of the head; 0 where there is none.
+    pub fn compact_head_bytes(&self) -> usize {
+        self.head.as_ref().map_or(0, CompactHead::bytes)
+    }
+
     /// Bytes of keys and values that attention reads at `positions` positions.
     pub fn kv_bytes_of(&self, positions: usize) -> usize {
         self.cache.shape().bytes_of(positions)
+    }
+
+    /// The sequence of the methods that name none.
+    pub fn sequence(&self) -> SequenceId {
+        self.own
     }
 
     /// Positions in use.
@@ -236,6 +267,26 @@ impl Engine {
     /// No tokens, a token outside the vocabulary, no room in the context, or an interrupt. The positions in
     /// use are as before then.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        let last = self.evaluate_own(tokens)?;
+        Ok(self.step(None).head(&[last]))
+    }
+
+    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits.
+    pub fn prefill_for(&mut self, tokens: &[u32], want: Want) -> Result<Answer<'_>> {
+        let last = self.evaluate_own(tokens)?;
+        if let Want::Best(want) = want {
+            self.search_head(&[last], &[want]);
+        }
+        match &self.head {
+            Some(head) if matches!(want, Want::Best(_)) && head.found(0).is_some() => {
+                Ok(Answer::Best(self.head.as_ref().and_then(|head| head.found(0)).expect("it was there")))
+            }
+            _ => Ok(Answer::Logits(self.step(None).head(&[last]))),
+        }
+    }
+
+    /// Evaluates `tokens` in the own sequence; returns the number of the last row in the last pass.
+    fn evaluate_own(&mut self, tokens: &[u32]) -> Result<usize> {
         if tokens.is_empty() {
             return Err(nothing_to_evaluate());
         }
@@ -245,7 +296,7 @@ impl Engine {
         for chunk in tokens.chunks(chunk_len) {
             self.evaluate_chunk(chunk, start, None)?;
         }
-        Ok(self.step(None).head(&[(tokens.len() - 1) % chunk_len]))
+        Ok((tokens.len() - 1) % chunk_len)
     }
 
     /// Evaluates one token; returns the logits [vocab] of the next.

@@ -1,9 +1,10 @@
 //! [`Sequences`] on the CPU.
 
-use super::batch::{Answer, Batch, Row, Sequences, Want};
+use super::batch::{Answer, Batch, Best, Row, Rule, Sequences, Want};
 use super::pages::{PageUse, SequenceId};
 use super::taps::{self, TapSink};
 use super::{Engine, LOGITS_CHUNK, forward};
+use crate::kernels::head::QUERIES;
 use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 
@@ -60,6 +61,39 @@ impl Engine {
         self.step(taps::reborrow(&mut taps)).layers(&rows);
         self.pending.rows = rows;
         Ok(())
+    }
+
+    /// Searches the head, where it has a compact copy, for up to [`QUERIES`] rows of the last pass.
+    pub(super) fn search_head(&mut self, rows: &[usize], wants: &[Best]) {
+        // Lent out while the step borrows the engine.
+        if let Some(mut head) = self.head.take() {
+            self.step(None).search(&mut head, rows, wants);
+            self.head = Some(head);
+        }
+    }
+
+    fn answer_best(&mut self, batch: &Batch, rows: &[usize], answer: &mut dyn FnMut(usize, Answer<'_>)) {
+        let mut wants = [Best { below: 0, rule: Rule::Top(1) }; QUERIES];
+        for (want, row) in wants.iter_mut().zip(rows) {
+            if let Want::Best(best) = batch.rows()[*row].want {
+                *want = best;
+            }
+        }
+        self.search_head(rows, &wants[..rows.len()]);
+        for (index, row) in rows.iter().enumerate() {
+            match self.head.as_ref().and_then(|head| head.found(index)) {
+                Some(candidates) => answer(*row, Answer::Best(candidates)),
+                None => self.answer_logits(&[*row], answer),
+            }
+        }
+    }
+
+    fn answer_logits(&mut self, rows: &[usize], answer: &mut dyn FnMut(usize, Answer<'_>)) {
+        let vocab = self.model.vocab_size();
+        let logits = self.step(None).head(rows);
+        rows.iter()
+            .zip(logits.chunks_exact(vocab))
+            .for_each(|(row, logits)| answer(*row, Answer::Logits(logits)));
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -130,12 +164,19 @@ impl Sequences for Engine {
         self.pending.set(batch.rows().iter().copied());
         self.evaluate_pending(None)?;
         let wanted = std::mem::take(&mut self.pending.wanted);
-        let vocab = self.model.vocab_size();
-        for rows in wanted.chunks(LOGITS_CHUNK) {
-            let logits = self.step(None).head(rows);
-            rows.iter()
-                .zip(logits.chunks_exact(vocab))
-                .for_each(|(row, logits)| answer(*row, Answer::Logits(logits)));
+        let mut rest = &wanted[..];
+        while let Some((row, _)) = rest.split_first() {
+            let is_best =
+                |row: &usize| matches!(batch.rows()[*row].want, Want::Best(_)) && self.head.is_some();
+            let (same, most) = if is_best(row) { (true, QUERIES) } else { (false, LOGITS_CHUNK) };
+            let count = rest.iter().take(most).take_while(|row| is_best(row) == same).count();
+            let (rows, others) = rest.split_at(count);
+            rest = others;
+            if same {
+                self.answer_best(batch, rows, answer);
+            } else {
+                self.answer_logits(rows, answer);
+            }
         }
         self.pending.wanted = wanted;
         Ok(())

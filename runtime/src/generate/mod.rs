@@ -4,16 +4,18 @@
 //! shown; [`load_tokenizer`] builds the tokenizer of a file. Deliberately absent: chat templates, loading,
 //! printing, several sequences.
 
+mod lookup;
 mod stop;
 mod vocabulary;
 
 pub use stop::{FinishReason, StopMachine, StopRules, TokenClass};
 pub use vocabulary::load_tokenizer;
 
-use crate::engine::Engine;
+use crate::engine::{Answer, Batch, Engine, Sequences};
 use crate::sampling::Sampler;
 use crate::tokenizer::{ControlTokens, TextPosition, Tokenizer};
 use crate::{Error, Result};
+use lookup::Lookup;
 use std::time::{Duration, Instant};
 
 /// What to generate.
@@ -24,6 +26,9 @@ pub struct Request<'a> {
     pub rules: StopRules,
     pub at_end_of_sequence: AtEndOfSequence,
     pub overflow: Overflow,
+    /// Guess up to so many tokens from what followed the same words before, and check them in one pass; 0 guesses none.
+    /// The output is the same.
+    pub prompt_lookup: usize,
 }
 
 /// What the model's own end of a sequence (or of a turn) means.
@@ -83,39 +88,44 @@ pub fn generate(
     let (mut tokens, mut text, mut timings) = (Vec::new(), String::new(), Timings::default());
     request.prompt.iter().for_each(|token| sampler.accept(*token));
 
-    let started = Instant::now();
-    let prompt_logits = engine.prefill(request.prompt);
-    timings.prompt = started.elapsed();
+    let (want, lookup) = (sampler.want(), Lookup { most: request.prompt_lookup });
+    let mut context: Vec<u32> = if lookup.most > 0 { request.prompt.to_vec() } else { Vec::new() };
     let mut finish = machine.before_first();
-    let mut logits = match prompt_logits {
-        Err(Error::Interrupted) => {
-            finish = Some(FinishReason::Interrupted);
-            &[]
+    // Tokens that were chosen and not yet looked at; more than one only where guesses were right.
+    let (mut chosen, mut batch) = (Vec::new(), Batch::new());
+    let started = Instant::now();
+    match engine.prefill_for(request.prompt, want) {
+        Err(Error::Interrupted) => finish = Some(FinishReason::Interrupted),
+        answer => {
+            let answer = answer?;
+            timings.prompt = started.elapsed();
+            if finish.is_none() {
+                chosen.push(choose(sampler, answer)?);
+            }
         }
-        logits => logits?,
-    };
-    let finish = loop {
+    }
+    let finish = 'ended: loop {
+        for token in chosen.drain(..) {
+            let started = Instant::now();
+            tokens.push(token);
+            let class = match request.at_end_of_sequence {
+                AtEndOfSequence::Stop if tokenizer.is_end_of_generation(token) => TokenClass::EndOfSequence,
+                _ => TokenClass::Text,
+            };
+            let piece =
+                if machine.ends_at(token, class).is_some() { String::new() } else { stream.push(token) };
+            timings.decode += started.elapsed();
+            let from = text.len();
+            finish = machine.push(token, class, &piece, &mut text);
+            if from < text.len() {
+                show(&text[from..])?;
+            }
+            if finish.is_some() {
+                break;
+            }
+        }
         if let Some(reason) = finish {
             break reason;
-        }
-        let started = Instant::now();
-        let token = sampler.sample(logits)?;
-        sampler.accept(token);
-        tokens.push(token);
-        let class = match request.at_end_of_sequence {
-            AtEndOfSequence::Stop if tokenizer.is_end_of_generation(token) => TokenClass::EndOfSequence,
-            _ => TokenClass::Text,
-        };
-        let piece = if machine.ends_at(token, class).is_some() { String::new() } else { stream.push(token) };
-        timings.decode += started.elapsed();
-
-        let from = text.len();
-        finish = machine.push(token, class, &piece, &mut text);
-        if from < text.len() {
-            show(&text[from..])?;
-        }
-        if finish.is_some() {
-            continue;
         }
         let started = Instant::now();
         if engine.position() == engine.context() {
@@ -124,12 +134,28 @@ pub fn generate(
             };
             engine.shift_context(keep, (engine.context() - keep).div_ceil(2))?;
         }
-        logits = match engine.decode(token) {
-            Err(Error::Interrupted) => break FinishReason::Interrupted,
-            logits => logits?,
-        };
+        let (own, position, last) = (engine.sequence(), engine.position(), tokens[tokens.len() - 1]);
+        let room = (engine.context() - position).min(engine.batch_rows()) - 1;
+        if lookup.most > 0 {
+            context.extend_from_slice(&tokens[context.len() - request.prompt.len()..]);
+        }
+        let guesses = lookup.guess(&context, room);
+        batch.clear();
+        std::iter::once(&last).chain(guesses).for_each(|token| batch.push(own, *token, want));
+        let mut outcome = Ok(());
+        let evaluated = engine.evaluate(&batch, &mut |row, answer| {
+            // A row is of use where everything before it was guessed right.
+            if outcome.is_ok() && row == chosen.len() && (row == 0 || guesses[row - 1] == chosen[row - 1]) {
+                outcome = choose(sampler, answer).map(|token| chosen.push(token));
+            }
+        });
+        match evaluated {
+            Err(Error::Interrupted) => break 'ended FinishReason::Interrupted,
+            evaluated => evaluated.and(outcome)?,
+        }
+        engine.truncate(position + chosen.len());
         timings.decode += started.elapsed();
-        timings.decoded += 1;
+        timings.decoded += chosen.len();
     };
     let from = text.len();
     machine.finish(&stream.finish(), &mut text);
@@ -137,6 +163,13 @@ pub fn generate(
         show(&text[from..])?;
     }
     Ok(Generation { tokens, text, finish, timings })
+}
+
+/// The next token, which the sampler then knows of.
+fn choose(sampler: &mut Sampler, answer: Answer<'_>) -> Result<u32> {
+    let token = sampler.choose(answer)?;
+    sampler.accept(token);
+    Ok(token)
 }
 
 fn check_fit(engine: &Engine, request: &Request<'_>) -> Result<()> {

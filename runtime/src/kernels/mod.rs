@@ -10,11 +10,18 @@
 //! activations a call holds, bit for bit.
 
 pub mod arch;
+pub mod head;
+pub mod lab;
+pub mod level;
 pub mod ops;
+pub mod panel;
+pub mod profile;
 pub mod registry;
 pub mod select;
 
-pub use registry::{MatmulKernel, SimdLevel};
+pub use level::{KernelCapabilities, SimdLevel};
+pub use panel::{Columns, PanelTile};
+pub use registry::{MatmulKernel, Shape};
 pub use select::KernelSet;
 
 /// One call of a matrix kernel: some weight rows times some activation rows.

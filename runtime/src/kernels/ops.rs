@@ -6,6 +6,7 @@
 //! because its instance may need the CPU features of `level`.
 
 use super::SimdLevel;
+use std::ops::Range;
 
 /// Queries that one call takes: with them, every key and value is loaded and widened once.
 pub const QUERIES: usize = 4;
@@ -30,17 +31,21 @@ pub struct ScoresF16<'a> {
     pub stride: usize,
 }
 
-/// Weighted sums of the half-precision values of a run of positions that starts at a multiple of [`PARTS`].
+/// Weighted sums of half-precision values over runs of positions, the first of which is a multiple of [`PARTS`].
 pub struct ValuesF16<'a> {
-    /// The weight of the run's position p for query q is at `q * stride + p`.
+    /// The weight of position p for query q is at `q * stride + p`.
     pub weights: &'a [f32],
     pub stride: usize,
-    /// Positions of the run that each query sees.
+    /// Positions of the runs that each query sees, counted over all runs.
     pub counts: &'a [usize],
-    /// [positions, head_dim].
-    pub values: &'a [u16],
+    /// [positions, head_dim] each; all of the same length, whole multiples of [`PARTS`] positions.
+    pub runs: &'a [&'a [u16]],
+    /// Runs that will be wanted next: worth fetching, not read.
+    pub next: &'a [&'a [u16]],
     pub head_dim: usize,
-    /// [queries, PARTS, head_dim], added to.
+    /// The partial sums to add to.
+    pub parts: Range<usize>,
+    /// [queries, parts, head_dim], added to.
     pub sums: &'a mut [f32],
 }
 
@@ -73,18 +78,27 @@ pub struct ScoresQ8<'a> {
     pub stride: usize,
 }
 
-/// Weighted sums of the q8_0 values of a run of positions.
+/// q8_0 values of a run of positions.
+#[derive(Clone, Copy)]
+pub struct RunQ8<'a> {
+    /// [positions, head_dim].
+    pub quants: &'a [i8],
+    /// [positions, head_dim / Q8_BLOCK] half floats.
+    pub scales: &'a [u16],
+}
+
+/// Weighted sums of q8_0 values over runs of positions.
 pub struct ValuesQ8<'a> {
     /// As in [`ValuesF16`].
     pub weights: &'a [f32],
     pub stride: usize,
     pub counts: &'a [usize],
-    /// [positions, head_dim].
-    pub quants: &'a [i8],
-    /// [positions, head_dim / Q8_BLOCK] half floats.
-    pub scales: &'a [u16],
+    /// All of the same length.
+    pub runs: &'a [RunQ8<'a>],
     pub head_dim: usize,
-    /// [queries, head_dim], added to.
+    /// The elements to add up: whole blocks.
+    pub columns: Range<usize>,
+    /// [queries, columns], added to.
     pub sums: &'a mut [f32],
 }
 

@@ -1,9 +1,13 @@
 //! Choosing kernels: a request and a probe of the CPU in, a printable [`KernelSet`] out.
 
+use super::SimdLevel;
 use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
+use super::head::HeadKernel;
 use super::ops::Ops;
-use super::registry::{MATMUL, MatmulKernel, OPS, SimdLevel};
+use super::profile::Profile;
+use super::registry::{HEAD, MATMUL, MatmulKernel, OPS, Shape};
 use crate::quant::activation::ActivationType;
+use crate::quant::panels::Layout;
 use crate::tensor::TensorType;
 use crate::{Error, Result};
 use bitforge_schema::selection::Selection;
@@ -39,11 +43,38 @@ impl std::fmt::Display for KernelRequest {
     }
 }
 
-/// The kernels of one run: the best of each operation at or below the selected level.
+/// The kernels of one run: the best of each operation that this CPU runs at or below the selected level.
 pub struct KernelSet {
     pub level: SimdLevel,
     pub ops: Ops,
+    pub head: HeadKernel,
     pub selection: Selection,
+    usable: Vec<SimdLevel>,
+    plans: Vec<((TensorType, ActivationType), Plans)>,
+}
+
+/// The kernels that multiply one pair of types, one per [`Shape`]; all take weights that lie in the same way.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    kernels: [&'static MatmulKernel; 3],
+}
+
+impl Plan {
+    /// How weights have to lie; `None` for rows as they are in the file.
+    pub fn layout(&self) -> Option<Layout> {
+        self.kernels[0].layout()
+    }
+
+    pub fn kernel(&self, shape: Shape) -> &'static MatmulKernel {
+        self.kernels[shape as usize]
+    }
+}
+
+/// What to do with weights that could be repacked, and with those that could not or were not.
+#[derive(Clone, Copy)]
+struct Plans {
+    best: Plan,
+    rows: Plan,
 }
 
 impl KernelSet {
@@ -77,7 +108,10 @@ impl KernelSet {
                 });
             }
         };
-        let ops = *best_of(OPS.iter(), level, |ops| ops.level).expect("the scalar level has every operation");
+        let usable: Vec<_> =
+            compiled.iter().copied().filter(usable).filter(|usable| *usable <= level).collect();
+        let ops = OPS.iter().filter(|ops| usable.contains(&ops.level)).max_by_key(|ops| ops.level);
+        let head = HEAD.iter().filter(|head| usable.contains(&head.level)).max_by_key(|head| head.level);
         let selection = Selection {
             requested: request.to_string(),
             compiled: names(&compiled),
@@ -85,16 +119,23 @@ impl KernelSet {
             selected: level.name().to_owned(),
             reason,
         };
-        Ok(KernelSet { level, ops, selection })
+        Ok(KernelSet {
+            level,
+            ops: *ops.expect("the scalar level has every operation"),
+            head: *head.expect("the scalar level has every function"),
+            selection,
+            plans: plans(&usable),
+            usable,
+        })
     }
 
     /// Why the candidate of `level` for an operation is taken or not, where the one of `chosen` is taken.
     pub fn reason(&self, level: SimdLevel, chosen: SimdLevel) -> String {
         let name = level.name();
-        if level < chosen {
-            format!("{name} is below {}", chosen.name())
-        } else if level > chosen && !self.selection.detected.iter().any(|detected| detected == name) {
+        if !self.selection.detected.iter().any(|detected| detected == name) {
             format!("this CPU lacks {name}")
+        } else if level < chosen {
+            format!("{name} is below {}", chosen.name())
         } else if level > chosen {
             format!("{name} is above {}, which was forced", self.level.name())
         } else if level < self.level {
@@ -104,32 +145,103 @@ impl KernelSet {
         }
     }
 
-    /// The kernel for this pair of types; `None` where not even the scalar level has one.
-    pub fn matmul(&self, weight: TensorType, activation: ActivationType) -> Option<&'static MatmulKernel> {
-        let candidates = MATMUL.iter().copied().flatten();
-        best_of(
-            candidates.filter(|kernel| kernel.weight == weight && kernel.activation == activation),
-            self.level,
-            |kernel| kernel.level,
-        )
+    /// Why `kernel` is taken for products of `shape` or not.
+    pub fn matmul_reason(&self, kernel: &MatmulKernel, shape: Shape) -> String {
+        let Some(plans) = self.plans(kernel.weight, kernel.activation) else {
+            return "no level has this pair".into();
+        };
+        let chosen = plans.best.kernel(shape);
+        if kernel.level == chosen.level && kernel.id != chosen.id {
+            return match (kernel.layout(), chosen.layout()) {
+                (None, Some(_)) => "repacked rows are faster".into(),
+                _ => format!("{} has the layout of the other shapes", chosen.id),
+            };
+        }
+        if self.usable.contains(&kernel.level) && !kernel.shapes.contains(&shape) {
+            return format!("not made for {}", shape.name());
+        }
+        self.reason(kernel.level, chosen.level)
+    }
+
+    /// Takes the choices of `profile` that this build has and this CPU runs; says in the selection how many.
+    /// A forced level has no profile.
+    pub fn apply(&mut self, profile: &Profile) {
+        if self.selection.requested != KernelRequest::Auto.to_string() {
+            return;
+        }
+        let known = |id: &String| {
+            let mut all = MATMUL.iter().copied().flatten();
+            all.find(|kernel| kernel.id == id && self.usable.contains(&kernel.level))
+        };
+        let mut changed = 0;
+        for choice in &profile.choices {
+            let [Some(decode), Some(batch), Some(prefill)] = choice.kernels.each_ref().map(known) else {
+                continue;
+            };
+            let kernels = [decode, batch, prefill];
+            let pair = (decode.weight, decode.activation);
+            let fits = |(kernel, shape): (&&MatmulKernel, Shape)| {
+                (kernel.weight, kernel.activation) == pair
+                    && kernel.layout() == decode.layout()
+                    && kernel.shapes.contains(&shape)
+            };
+            let all_fit = kernels.iter().zip(Shape::ALL).all(fits);
+            if let Some((_, plans)) = self.plans.iter_mut().find(|(known, _)| *known == pair && all_fit) {
+                plans.best = Plan { kernels };
+                changed += 1;
+            }
+        }
+        self.selection.reason += &format!("; {changed} products as tuned on this machine");
+    }
+
+    fn plans(&self, weight: TensorType, activation: ActivationType) -> Option<&Plans> {
+        self.plans.iter().find(|(pair, _)| *pair == (weight, activation)).map(|(_, plans)| plans)
+    }
+
+    /// The kernels for this pair of types; `None` where not even the scalar level has one.
+    pub fn plan(&self, weight: TensorType, activation: ActivationType) -> Option<Plan> {
+        self.plans(weight, activation).map(|plans| plans.best)
+    }
+
+    /// As [`Self::plan`], for weights that lie as in the file.
+    pub fn plan_for_rows(&self, weight: TensorType, activation: ActivationType) -> Option<Plan> {
+        self.plans(weight, activation).map(|plans| plans.rows)
     }
 
     /// The function that packs activations of this type.
     pub fn quantize(&self, activation: ActivationType) -> &'static QuantizeActivationKernel {
         let candidates = QUANTIZE_ACTIVATION.iter().copied().flatten();
-        best_of(candidates.filter(|kernel| kernel.activation == activation), self.level, |kernel| {
-            kernel.level
-        })
-        .expect("the scalar level packs every activation type")
+        candidates
+            .filter(|kernel| kernel.activation == activation && self.usable.contains(&kernel.level))
+            .max_by_key(|kernel| kernel.level)
+            .expect("the scalar level packs every activation type")
     }
 }
 
-fn best_of<'a, T>(
-    candidates: impl Iterator<Item = &'a T>,
-    level: SimdLevel,
-    level_of: impl Fn(&T) -> SimdLevel,
-) -> Option<&'a T> {
-    candidates.filter(|candidate| level_of(candidate) <= level).max_by_key(|candidate| level_of(candidate))
+/// For every pair of types: the layout is the one of the best kernel for decoding, and every shape gets the best kernel
+/// of that layout. Repacked rows are better than rows of the file at the same level.
+fn plans(usable: &[SimdLevel]) -> Vec<((TensorType, ActivationType), Plans)> {
+    let best = |pair, shape: Shape, layouts: &dyn Fn(Option<Layout>) -> bool| {
+        let candidates = MATMUL.iter().copied().flatten().filter(|kernel| {
+            (kernel.weight, kernel.activation) == pair
+                && usable.contains(&kernel.level)
+                && kernel.shapes.contains(&shape)
+                && layouts(kernel.layout())
+        });
+        candidates.max_by_key(|kernel| (kernel.level, kernel.layout().is_some()))
+    };
+    let plan = |pair, layout: Option<Layout>| {
+        let kernel =
+            |shape| best(pair, shape, &|found| found == layout).expect("a layout has kernels of every shape");
+        Plan { kernels: Shape::ALL.map(kernel) }
+    };
+    let pairs = MATMUL[0].iter().map(|kernel| (kernel.weight, kernel.activation));
+    pairs
+        .map(|pair| {
+            let decode = best(pair, Shape::Decode, &|_| true).expect("the scalar level is always usable");
+            (pair, Plans { best: plan(pair, decode.layout()), rows: plan(pair, None) })
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -162,6 +274,28 @@ mod tests {
         assert_eq!(forced.reason(Scalar, Scalar), "forced");
     }
 
+    #[test]
+    fn a_profile_changes_what_fits_and_nothing_else() {
+        use super::super::profile::Choice;
+        let set = || KernelSet::select_from(KernelRequest::Auto, &[SimdLevel::Scalar]).unwrap();
+        let choice = |ids: [&str; 3]| Choice { weight: "F32".into(), kernels: ids.map(String::from) };
+        let profile = |ids| Profile { choices: vec![choice(ids)], ..Profile::default() };
+        let mut tuned = set();
+        tuned.apply(&profile(["f32.f32.scalar"; 3]));
+        assert!(tuned.selection.reason.ends_with("; 1 products as tuned on this machine"));
+        for ids in [["f32.f32.avx9"; 3], ["f32.f32.scalar", "f16.f16.scalar", "f32.f32.scalar"]] {
+            let mut same = set();
+            same.apply(&profile(ids));
+            assert!(same.selection.reason.contains("; 0 products"), "{}", same.selection.reason);
+            let plan = same.plan(TensorType::F32, ActivationType::F32).unwrap();
+            assert_eq!(Shape::ALL.map(|shape| plan.kernel(shape).id), ["f32.f32.scalar"; 3]);
+        }
+        let mut forced =
+            KernelSet::select_from(KernelRequest::Level(SimdLevel::Scalar), &[SimdLevel::Scalar]).unwrap();
+        forced.apply(&profile(["f32.f32.scalar"; 3]));
+        assert_eq!(forced.selection.reason, "forced");
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn lower_candidates_have_a_reason() {
@@ -179,7 +313,7 @@ mod tests {
             for weight in TensorType::with_rows() {
                 for mode in [ActivationQuant::Token, ActivationQuant::Block256] {
                     let activation = ActivationType::for_weight(weight, mode);
-                    assert!(set.matmul(weight, activation).is_some(), "{weight} {activation:?}");
+                    assert!(set.plan(weight, activation).is_some(), "{weight} {activation:?}");
                     assert_eq!(set.quantize(activation).activation, activation);
                 }
             }

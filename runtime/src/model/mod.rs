@@ -7,7 +7,7 @@ pub mod config;
 mod weights;
 
 pub use config::{Architecture, HiddenActivation, ModelConfig, RopePairing};
-pub use weights::{Layer, Linear, Matrix, WeightOptions};
+pub use weights::{Layer, Linear, Matrix, Panels, WeightOptions};
 
 use crate::gguf::Gguf;
 use crate::{Error, Result};
@@ -38,7 +38,10 @@ impl Model {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let config = ModelConfig::from_gguf(&gguf)?;
-        gguf.require_readable_types()?;
+        match options.code_map {
+            Some(_) => gguf.require_mappable_types()?,
+            None => gguf.require_readable_types()?,
+        }
         let mut reader = weights::Reader::new(&gguf, options)?;
         let embedding = reader.embedding(config.hidden)?;
         let vocab = embedding.rows;
@@ -76,6 +79,13 @@ impl Model {
     /// Every matrix that a token is multiplied with, the head last.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         self.layers.iter().flat_map(Layer::linears).map(|linear| &linear.matrix).chain([self.head()])
+    }
+
+    /// As [`Self::matrices`], for writing.
+    pub(crate) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        let head = self.output.as_mut().unwrap_or(&mut self.embedding);
+        let linears = self.layers.iter_mut().flat_map(Layer::linears_mut);
+        linears.map(|linear| &mut linear.matrix).chain([head])
     }
 
     /// The matrix that turns the last hidden state into logits.

@@ -43,6 +43,12 @@ impl F16 {
         f16::from_le_bytes(self.0).to_f32()
     }
 
+    /// Of either sign.
+    #[inline]
+    pub fn is_zero(self) -> bool {
+        u16::from_le_bytes(self.0) & 0x7fff == 0
+    }
+
     /// Rounds to nearest, ties to even.
     #[inline]
     pub fn new(value: f32) -> Self {
@@ -210,8 +216,8 @@ byte_blocks! {
     BlockQ2K = 84, BlockQ3K = 110, BlockQ4K = 144, BlockQ5K = 176, BlockQ6K = 210, BlockTQ1_0 = 54,
     BlockTQ2_0 = 66, BlockQ8K = 292, BlockI2S = 32, BlockQ2_0 = 18,
     [BlockI2S; 2] = 64, [BlockQ8_0; 2] = 68, [i8; 32] = 32, [i8; 64] = 64, [i8; 128] = 128, [i8; 256] = 256,
-    [u8; 2] = 2, [u8; 4] = 4, [u8; 16] = 16, [u8; 32] = 32, [i8; 16] = 16,
-    [[u8; 2]; 16] = 32, [[u8; 16]; 4] = 64, [[u8; 32]; 4] = 128,
+    [u8; 2] = 2, [u8; 4] = 4, [u8; 8] = 8, [u8; 16] = 16, [u8; 32] = 32, [u8; 64] = 64, [i8; 16] = 16,
+    [[u8; 2]; 16] = 32, [[u8; 16]; 4] = 64, [[u8; 32]; 4] = 128, [[u8; 32]; 2] = 64, [[u8; 64]; 2] = 128,
 }
 
 /// The eight scales and eight mins (0..=63) of Q4_K and Q5_K. Groups 0 to 3 lie in the low 6 bits of bytes 0..4

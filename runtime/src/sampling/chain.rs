@@ -5,13 +5,8 @@
 //! multiplications only, and sums run in a defined order, so results are the same on every platform.
 //! Deliberately absent: state between tokens (see [`super::Sampler`]).
 
+pub use crate::engine::batch::Candidate;
 use std::cmp::Ordering;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate {
-    pub id: u32,
-    pub logit: f32,
-}
 
 /// Higher logit first; among equal logits the lower id first. A total order: logits are not NaN.
 pub fn best_first(a: &Candidate, b: &Candidate) -> Ordering {

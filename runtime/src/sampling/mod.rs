@@ -12,6 +12,7 @@ pub mod rng;
 #[cfg(test)]
 mod laws;
 
+use crate::engine::batch::{Answer, Best, Rule, Want};
 use crate::error::{Error, Result};
 use chain::{Candidate, Penalties};
 use rng::SplitMix64;
@@ -143,15 +144,52 @@ impl Sampler {
         self.counts[token as usize] += 1;
     }
 
+    /// What [`Self::choose`] needs to know of the logits: the best ones where the chain begins by keeping only those,
+    /// all of them otherwise.
+    pub fn want(&self) -> Want {
+        let params = &self.params;
+        let rule = if !params.penalties().is_identity() {
+            return Want::Logits;
+        } else if params.temperature == 0.0 {
+            Rule::Top(1)
+        } else if params.top_k > 0 {
+            Rule::Top(params.top_k)
+        } else if params.top_p >= 1.0 && params.min_p > 0.0 {
+            Rule::MinP(params.min_p)
+        } else {
+            return Want::Logits;
+        };
+        Want::Best(Best { below: self.vocab as u32, rule })
+    }
+
+    /// As [`Self::sample`], from the answer to [`Self::want`]: the same token and the same next state.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn choose(&mut self, answer: Answer<'_>) -> Result<u32> {
+        match answer {
+            Answer::Logits(logits) => self.sample(logits),
+            Answer::Best(best) => {
+                self.candidates.clear();
+                self.candidates.extend_from_slice(best);
+                self.sample_candidates()
+            }
+        }
+    }
+
     /// Chooses the next token from `logits` (one per id, at least one). Does not [`Self::accept`] it.
     ///
     /// # Errors
     /// `Numeric` where a logit is NaN or +inf, or all are -inf.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
+        self.candidates.clear();
+        let logits = logits.iter().take(self.vocab).zip(0..);
+        self.candidates.extend(logits.map(|(&logit, id)| Candidate { id, logit }));
+        self.sample_candidates()
+    }
+
+    fn sample_candidates(&mut self) -> Result<u32> {
         let Sampler { params, candidates, probabilities, .. } = self;
-        candidates.clear();
-        candidates
-            .extend(logits.iter().take(self.vocab).zip(0..).map(|(&logit, id)| Candidate { id, logit }));
         if let Some(bad) = candidates.iter().find(|c| c.logit.is_nan() || c.logit == f32::INFINITY) {
             return Err(not_finite(format!("the logit of token {} is {}", bad.id, bad.logit)));
         }

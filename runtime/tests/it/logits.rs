@@ -93,3 +93,28 @@ fn activation_modes_differ_a_little() {
     let cosine = dot(&token, &block) / (dot(&token, &token) * dot(&block, &block)).sqrt();
     assert!(bits(&token) != bits(&block) && cosine > 0.98, "cosine {cosine}");
 }
+
+/// Guesses are checked, so that they change the number of passes and nothing else.
+#[test]
+fn prompt_lookup_changes_no_token() {
+    let prompt = "5,6,7,8,9,5,6,7,8,9,5,6";
+    for name in ["bitnet-b158-i2_s.gguf", "bitnet-tq1_0.gguf", "llama-q4_1.gguf", "llama-f16.gguf"] {
+        for sampling in [
+            &["--temperature", "0"][..],
+            &["--seed", "1", "--temperature", "0.3"],
+            &["--temperature", "0", "--repetition-penalty", "1.3"],
+            &["--temperature", "0", "--ctx-size", "24", "--context-shift"],
+        ] {
+            let run = |guesses| {
+                let model = ok(name);
+                let args = ["run", "-m", &model, "--prompt-tokens", prompt, "-n", "40", "--ignore-eos"];
+                let output = json(&[&args[..], sampling, &["--prompt-lookup", guesses]].concat());
+                (output["output_tokens"].clone(), output["text"].clone(), output["finish_reason"].clone())
+            };
+            let plain = run("0");
+            for guesses in ["1", "5"] {
+                assert_eq!(run(guesses), plain, "{name} {sampling:?} {guesses}");
+            }
+        }
+    }
+}

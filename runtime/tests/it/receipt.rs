@@ -37,8 +37,8 @@ fn sha256(bytes: &[u8]) -> String {
 fn every_matrix_row_was_multiplied_with_every_token() {
     for name in fixtures() {
         for mode in ["token", "block256"] {
-            let run =
-                receipt_of(&ok(&name), &["--temperature", "0", "--threads", "2", "--activation-quant", mode]);
+            let args = ["--temperature", "0", "--threads", "2", "--activation-quant", mode, "--head", "full"];
+            let run = receipt_of(&ok(&name), &args);
             let work = &run.work;
             assert_eq!(
                 (work.evaluated_tokens, work.logits_positions, work.decoded_tokens),
@@ -63,6 +63,34 @@ fn every_matrix_row_was_multiplied_with_every_token() {
                 run.kernels.iter().all(|kernel| kernel.calls > 0 && kernel.nanoseconds > 0),
                 "{:?}",
                 run.kernels
+            );
+        }
+    }
+}
+
+#[test]
+fn a_searched_head_is_counted_and_changes_no_token() {
+    for name in ["bitnet-b158-i2_s.gguf", "llama-f16.gguf", "llama-q8_0.gguf"] {
+        for sampling in [
+            &["--temperature", "0"][..],
+            &["--seed", "3", "--top-k", "5"],
+            &["--seed", "4", "--top-p", "1", "--top-k", "0"],
+        ] {
+            let run = |head| receipt_of(&ok(name), &[sampling, &["--head", head]].concat());
+            let (full, searched) = (run("full"), run("two-stage"));
+            assert_eq!(full.work.output_tokens, searched.work.output_tokens, "{name} {sampling:?}");
+            let facts = |run: &Run| run.head.clone().map(|head| (head.mode, head.compact_bytes > 0));
+            assert_eq!(facts(&full), Some(("full".into(), false)));
+            let is_float = name != "llama-q8_0.gguf";
+            let mode = if is_float { "two-stage" } else { "full" };
+            assert_eq!(facts(&searched), Some((mode.into(), is_float)), "{name}");
+            let head = searched.kernels.iter().find(|count| count.id.starts_with("head."));
+            let rows =
+                searched.model.matrices.iter().find(|m| m.role == MatrixRole::Head).expect("a head").rows;
+            assert_eq!(
+                head.map(|count| (count.calls, count.rows)),
+                is_float.then_some((4, 4 * rows)),
+                "{name}"
             );
         }
     }

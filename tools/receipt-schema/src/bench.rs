@@ -60,7 +60,7 @@ pub struct Series {
     pub engine: String,
     /// What identifies it: sha256 of our binary, or the key of the reference build.
     pub identity: String,
-    /// `pp512`, `tg128`.
+    /// `pp512`, `tg128`, `tg128@4096` (after 4096 tokens), `tg128x8` (in eight sequences at once).
     pub test: String,
     /// Tokens of one sample.
     pub tokens: u32,
@@ -68,6 +68,9 @@ pub struct Series {
     pub samples_ns: Vec<u64>,
     /// Bytes of weights that one sample has to read at least: all of them, once per generated token or prefill.
     pub weight_bytes: u64,
+    /// Bytes of keys and values that one sample has to read: those of all positions before each generated token.
+    #[serde(default)]
+    pub kv_bytes: u64,
     /// int8 operations of the layers' matrices in one sample (a multiply and an add are two).
     pub operations: u64,
     /// Of all samples together; empty for engines without counters.

@@ -19,6 +19,12 @@ pub struct Run {
     pub selection: Selection,
     pub activation_quant: ActivationMode,
     pub threads: u32,
+    /// How keys and values were stored: `f16` or `q8_0`. Absent in older receipts, which are of `f16`.
+    #[serde(default)]
+    pub kv: Option<String>,
+    /// How the best tokens were found. Absent in older receipts, which read every row of the head.
+    #[serde(default)]
+    pub head: Option<HeadFacts>,
     /// Environment variables of bitforge that change what is computed, as they were set; an argument that stands
     /// for a variable (`--threads`, `--kernels`) counts in its place, under the variable's name.
     pub environment_requested: BTreeMap<String, String>,
@@ -32,6 +38,17 @@ pub struct Run {
     /// The highest read bandwidth seen at the end of this run with its threads over the model's own bytes, in bytes
     /// per second; `None` where the matrices are not above twice the last-level cache.
     pub peak_bandwidth: Option<f64>,
+}
+
+/// The output head, where only the best candidates were wanted.
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadFacts {
+    /// `full`, or `two-stage`: all rows by a compact copy, with the same result.
+    pub mode: String,
+    /// Bytes of the compact copy; 0 without one.
+    pub compact_bytes: u64,
 }
 
 #[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]

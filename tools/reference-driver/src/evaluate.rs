@@ -100,7 +100,8 @@ fn answer(session: &mut Session, mode: Mode, request: Request) -> Result<Respons
             anyhow::ensure!(taps.is_none() || mode == Mode::Plain, "taps need `--mode plain`");
             evaluate(session, &tokens, &logits, taps.as_deref())
         }
-        Request::Bench { depth, prompt, generate } => bench(session, depth, prompt, generate),
+        Request::Bench { sequences: 2.., .. } => anyhow::bail!("a reference is measured with one sequence"),
+        Request::Bench { depth, prompt, generate, .. } => bench(session, depth, prompt, generate),
     }
 }
 

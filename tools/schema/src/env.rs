@@ -48,7 +48,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "BITNET_KERNELS",
         read_by: "bitnet",
-        value: "auto, scalar, avx2",
+        value: "auto, scalar, avx2, avx-vnni, avx512, amx-int8, neon, dotprod, i8mm",
         meaning: "kernel set to use, as --kernels does; a set this CPU cannot run is an error",
     },
     Variable {

@@ -79,7 +79,23 @@ pub enum Request {
     },
     /// Measures in an empty context: `depth` tokens that are not measured, then `prompt` tokens as one prefill,
     /// then `generate` tokens one at a time. The ids are arbitrary and fixed. Answers [`Response::Measured`].
-    Bench { depth: u32, prompt: u32, generate: u32 },
+    Bench {
+        depth: u32,
+        prompt: u32,
+        generate: u32,
+        /// Sequences that do the same at once; each generated step is one token of every sequence.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        sequences: u32,
+    },
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -254,8 +270,14 @@ mod tests {
             r#"{"op":"evaluate","tokens":[1,2],"logits":"l","taps":null}"#
         );
         assert_eq!(
-            line(&Request::Bench { depth: 0, prompt: 512, generate: 1 }),
+            line(&Request::Bench { depth: 0, prompt: 512, generate: 1, sequences: 1 }),
             r#"{"op":"bench","depth":0,"prompt":512,"generate":1}"#
+        );
+        let eight = r#"{"op":"bench","depth":0,"prompt":0,"generate":1,"sequences":8}"#;
+        let request = Request::Bench { depth: 0, prompt: 0, generate: 1, sequences: 8 };
+        assert_eq!(
+            (line(&request).as_str(), serde_json::from_str::<Request>(eight).unwrap()),
+            (eight, request)
         );
         let evaluated = r#"{"result":"evaluated","positions":2,"vocabulary":3,
             "taps":[{"point":"attn-sub-norm","layer":1,"width":4,"offset":16}]}"#;

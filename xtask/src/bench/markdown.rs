@@ -2,7 +2,7 @@
 
 use super::noise::is_busy;
 use super::stats::Verdict;
-use super::summary::summarize;
+use super::summary::{Scaling, summarize};
 use bitforge_receipt_schema::bench::Bench;
 use std::fmt::Write;
 
@@ -45,6 +45,19 @@ pub fn render(bench: &Bench, warnings: &[String]) -> String {
             ),
         );
     }
+    for row in &summary.rows {
+        if let Some(bytes) = row.bytes_per_token {
+            line(&mut out, "");
+            line(
+                &mut out,
+                &format!("{} reads {:.3} GB of weights per token at {}.", row.engine, bytes / 1e9, row.test),
+            );
+        }
+    }
+    for scaling in &summary.scalings {
+        line(&mut out, "");
+        line(&mut out, &scaled(scaling));
+    }
     if !summary.comparisons.is_empty() {
         line(&mut out, "");
         line(&mut out, "| ours against | test | speed ratio | verdict | cannot tell below |");
@@ -79,6 +92,22 @@ pub fn render(bench: &Bench, warnings: &[String]) -> String {
         line(&mut out, &format!("Warning: {warning}."));
     }
     out
+}
+
+fn scaled(scaling: &Scaling) -> String {
+    match scaling {
+        Scaling::Sequences { test, factor } => {
+            format!("{test}: {factor:.2} times the tokens/s of one sequence.")
+        }
+        Scaling::Depth { test, extra_seconds, bound_seconds } => {
+            let bound =
+                bound_seconds.map_or("an unknown time".into(), |bound| format!("{:.2} ms", bound * 1e3));
+            format!(
+                "{test}: {:.2} ms more per token than in an empty context; its keys and values take {bound} at 75% of the bandwidth.",
+                extra_seconds * 1e3
+            )
+        }
+    }
 }
 
 fn line(out: &mut String, text: &str) {

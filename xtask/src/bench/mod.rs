@@ -18,7 +18,7 @@ mod tests;
 use crate::binary;
 use crate::cli::{self, Backend, Cpu, ModelArg};
 use crate::ctx::Ctx;
-use crate::engine::Engine;
+use crate::engine::{Engine, Work};
 use crate::exit::{fail, message_of};
 use crate::models;
 use crate::proc::{self, Command, Stdout};
@@ -49,7 +49,7 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
     let machine = machine::facts()?;
     let threads = args.threads.unwrap_or(machine.cpus);
     let bitnet = binary::release(ctx)?;
-    let mut engines = start_engines(ctx, args, &bitnet, &model, threads)?;
+    let mut engines = start_engines(ctx, args, &bitnet, &model)?;
 
     let mut bench = Bench {
         binary: store::file_facts(&bitnet)?,
@@ -63,7 +63,7 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
             read_bandwidth: Vec::new(),
             int8_operations: Vec::new(),
         },
-        series: empty_series(&engines, &tests),
+        series: empty_series(&engines, &tests, args.kv.as_deref().unwrap_or("f16")),
         noise: vec![noise::probe(Path::new("/"))],
     };
     let every: Vec<u32> = (1..=threads).collect();
@@ -78,32 +78,64 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
     report(ctx, args, bench, earlier.as_ref())
 }
 
-/// A prefill of so many tokens, or so many generated one by one.
+/// A prefill of so many tokens, or so many steps of generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Test {
     Prompt(u32),
-    Generate(u32),
+    Generate { steps: u32, depth: u32, sequences: u32 },
 }
 
 impl Test {
     fn name(self) -> String {
         match self {
             Test::Prompt(n) => format!("pp{n}"),
-            Test::Generate(n) => format!("tg{n}"),
+            Test::Generate { steps, depth: 0, sequences: 1 } => format!("tg{steps}"),
+            Test::Generate { steps, depth: 0, sequences } => format!("tg{steps}x{sequences}"),
+            Test::Generate { steps, depth, .. } => format!("tg{steps}@{depth}"),
         }
     }
 
     const fn tokens(self) -> u32 {
         match self {
-            Test::Prompt(n) | Test::Generate(n) => n,
+            Test::Prompt(n) => n,
+            Test::Generate { steps, sequences, .. } => steps * sequences,
+        }
+    }
+
+    const fn work(self) -> Work {
+        match self {
+            Test::Prompt(prompt) => Work { depth: 0, prompt, generate: 0, sequences: 1 },
+            Test::Generate { steps, depth, sequences } => {
+                Work { depth, prompt: 0, generate: steps, sequences }
+            }
+        }
+    }
+
+    /// Whether an engine that is not ours can be measured so.
+    const fn is_common(self) -> bool {
+        matches!(self, Test::Prompt(_) | Test::Generate { sequences: 1, .. })
+    }
+
+    /// Positions that attention reads in all steps together.
+    const fn positions_read(self) -> u64 {
+        match self {
+            Test::Prompt(_) => 0,
+            Test::Generate { steps, depth, sequences } => {
+                let (steps, depth) = (steps as u64, depth as u64);
+                (steps * depth + steps * (steps + 1) / 2) * sequences as u64
+            }
         }
     }
 }
 
 fn tests_of(args: &cli::Bench) -> Vec<Test> {
     let prompts = args.pp.iter().map(|n| Test::Prompt(*n));
-    let all = prompts.chain(args.tg.iter().map(|n| Test::Generate(*n)));
-    all.filter(|test| test.tokens() > 0).collect()
+    let generate = args.tg.iter().flat_map(|steps| {
+        let one = |depth: &u32| Test::Generate { steps: *steps, depth: *depth, sequences: 1 };
+        let many = |sequences: &u32| Test::Generate { steps: *steps, depth: 0, sequences: *sequences };
+        args.depth.iter().map(one).chain(args.sequences.iter().filter(|n| **n > 1).map(many))
+    });
+    prompts.chain(generate).filter(|test| test.tokens() > 0).collect()
 }
 
 /// A running engine, and what one token costs it.
@@ -114,17 +146,17 @@ struct Running {
     inspected: Inspected,
 }
 
-fn start_engines(
-    ctx: &Ctx,
-    args: &cli::Bench,
-    bitnet: &Path,
-    model: &Path,
-    threads: u32,
-) -> Result<Vec<Running>> {
-    let mut engines = vec![start(ctx, Backend::Cpu, OURS.into(), bitnet, model, threads)?];
+impl Running {
+    fn is_ours(&self) -> bool {
+        self.name == OURS || self.name.starts_with(&format!("{OURS} ("))
+    }
+}
+
+fn start_engines(ctx: &Ctx, args: &cli::Bench, bitnet: &Path, model: &Path) -> Result<Vec<Running>> {
+    let mut engines = vec![start(ctx, args, Backend::Cpu, OURS.into(), bitnet, model)?];
     let built = [Backend::Llama, Backend::Bitnet];
     for backend in args.against.as_deref().unwrap_or(&built) {
-        match start(ctx, *backend, backend.name().into(), bitnet, model, threads) {
+        match start(ctx, args, *backend, backend.name().into(), bitnet, model) {
             Ok(engine) => engines.push(engine),
             // One that was asked for by name is a demand.
             Err(error) if args.against.is_some() => return Err(error),
@@ -143,7 +175,7 @@ fn start_engines(
         }
         let engine = if backend == Backend::Cpu { OURS } else { backend.name() };
         let name = format!("{engine} ({})", file.file_name().unwrap_or_default().to_string_lossy());
-        engines.push(start(ctx, backend, name, bitnet, &file, threads)?);
+        engines.push(start(ctx, args, backend, name, bitnet, &file)?);
     }
     Ok(engines)
 }
@@ -161,12 +193,13 @@ fn also_of(text: &str) -> Result<(Backend, PathBuf)> {
 
 fn start(
     ctx: &Ctx,
+    args: &cli::Bench,
     backend: Backend,
     name: String,
     bitnet: &Path,
     model: &Path,
-    threads: u32,
 ) -> Result<Running> {
+    let threads = args.threads.map_or_else(|| machine::facts().map(|machine| machine.cpus), Ok)?;
     let driver = match backend {
         Backend::Cpu => {
             let identity = store::sha256(bitnet)?;
@@ -186,11 +219,17 @@ fn start(
             .args([model]);
         let mut engine = Engine::start(ctx, &command, &format!("bench-{}", backend.name()), LIMIT)?;
         // A first small sample: an engine that cannot compute here should not end a whole measurement.
-        engine.bench(0, 8, 1)?;
+        engine.bench(Work { depth: 0, prompt: 8, generate: 1, sequences: 1 })?;
         Ok(engine)
     };
     if backend == Backend::Cpu {
-        return Ok(Running { name, identity, engine: start(&[])?, inspected });
+        let context =
+            tests_of(args).iter().map(|test| test.work().positions()).max().unwrap_or(1).max(16).to_string();
+        let sequences = args.sequences.iter().max().unwrap_or(&1).to_string();
+        let mut options = vec!["--ctx-size", &context, "--sequences", &sequences];
+        options.extend(args.kv.iter().flat_map(|kv| ["--kv", kv]));
+        options.extend(args.head.iter().flat_map(|head| ["--head", head]));
+        return Ok(Running { name, identity, engine: start(&options)?, inspected });
     }
     // References compute as they are fastest; ours has one way.
     match start(&["--mode", "fast"]) {
@@ -208,10 +247,15 @@ fn start(
     }
 }
 
-fn empty_series(engines: &[Running], tests: &[Test]) -> Vec<Series> {
-    let pairs = tests.iter().flat_map(|test| engines.iter().map(move |engine| (test, engine)));
-    let series = pairs.map(|(test, engine)| {
-        let passes = if let Test::Generate(n) = test { u64::from(*n) } else { 1 };
+/// What is measured: every test with every engine that can do it.
+fn pairs<'a>(engines: &'a [Running], tests: &'a [Test]) -> impl Iterator<Item = (&'a Test, &'a Running)> {
+    let all = tests.iter().flat_map(move |test| engines.iter().map(move |engine| (test, engine)));
+    all.filter(|(test, engine)| test.is_common() || engine.is_ours())
+}
+
+fn empty_series(engines: &[Running], tests: &[Test], kv: &str) -> Vec<Series> {
+    let series = pairs(engines, tests).map(|(test, engine)| {
+        let passes = if let Test::Generate { steps, .. } = test { u64::from(*steps) } else { 1 };
         Series {
             engine: engine.name.clone(),
             identity: engine.identity.clone(),
@@ -219,6 +263,8 @@ fn empty_series(engines: &[Running], tests: &[Test]) -> Vec<Series> {
             tokens: test.tokens(),
             samples_ns: Vec::new(),
             weight_bytes: engine.inspected.weight_bytes * passes,
+            kv_bytes: test.positions_read()
+                * engine.inspected.kv_bytes(if engine.is_ours() { kv } else { "f16" }),
             operations: 2 * engine.inspected.layer_weights * u64::from(test.tokens()),
             kernels: Vec::new(),
         }
@@ -237,30 +283,31 @@ fn measure(
     mut between: impl FnMut(u32) -> Result<()>,
 ) -> Result<Vec<Samples>> {
     let width = engines.len();
-    let mut samples: Vec<Samples> = vec![Default::default(); tests.len() * width];
+    let mut samples: Vec<Samples> = vec![Default::default(); pairs(engines, tests).count()];
     let mut progress = ctx.out.progress("measuring");
     for round in 0..=repetitions {
-        for (t, test) in tests.iter().enumerate() {
-            for turn in 0..width {
-                let e = (turn + round as usize) % width;
-                let running = &mut engines[e];
+        let mut first = 0;
+        for test in tests {
+            let able: Vec<usize> = (0..width).filter(|e| test.is_common() || engines[*e].is_ours()).collect();
+            let place = first;
+            first += able.len();
+            for turn in 0..able.len() {
+                let nth = (turn + round as usize) % able.len();
+                let running = &mut engines[able[nth]];
                 progress.message(&format!(
                     "round {round} of {repetitions}: {} {}",
                     running.name,
                     test.name()
                 ));
-                let measured = match *test {
-                    Test::Prompt(n) => running.engine.bench(0, n, 0)?,
-                    Test::Generate(n) => running.engine.bench(0, 0, n)?,
-                };
+                let measured = running.engine.bench(test.work())?;
                 let generated = measured.generate_ns.len();
-                if let Test::Generate(n) = *test
-                    && generated != n as usize
+                if let Test::Generate { steps, .. } = *test
+                    && generated != steps as usize
                 {
-                    anyhow::bail!("{} timed {generated} tokens of {n}", running.name);
+                    anyhow::bail!("{} timed {generated} steps of {steps}", running.name);
                 }
                 if round > 0 {
-                    let (times, kernels) = &mut samples[t * width + e];
+                    let (times, kernels) = &mut samples[place + nth];
                     times.push(measured.prompt_ns + measured.generate_ns.iter().sum::<u64>());
                     add_counts(kernels, measured.kernels);
                 }
@@ -294,12 +341,32 @@ struct Inspected {
     weight_bytes: u64,
     /// Weights of the layers' matrices.
     layer_weights: u64,
+    /// Elements of keys and values of one position.
+    kv_elements: u64,
+}
+
+impl Inspected {
+    /// Of keys and values of one position.
+    fn kv_bytes(self, ty: &str) -> u64 {
+        match ty {
+            "q8_0" => self.kv_elements / 32 * 34,
+            _ => self.kv_elements * 2,
+        }
+    }
 }
 
 #[derive(Deserialize)]
 struct InspectOutput {
     metadata: serde_json::Map<String, serde_json::Value>,
     tensors: Vec<Tensor>,
+    config: Option<Config>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    layers: u64,
+    kv_heads: u64,
+    head_dim: u64,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +397,7 @@ fn inspected(json: &str) -> Result<Inspected> {
         synthetic: output.metadata.get("bitforge.synthetic").is_some_and(|value| value == true)
             || named.is_some_and(|name| name.starts_with("synthetic")),
         weight_bytes: matrices.filter_map(|tensor| tensor.bytes).sum(),
+        kv_elements: output.config.map_or(0, |config| 2 * config.layers * config.kv_heads * config.head_dim),
         layer_weights: layers.map(|tensor| -> u64 { tensor.dims.iter().product() }).sum(),
     })
 }

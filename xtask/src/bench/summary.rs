@@ -13,6 +13,7 @@ pub const OURS: &str = "bitforge";
 pub struct Summary {
     pub rows: Vec<Row>,
     pub comparisons: Vec<Comparison>,
+    pub scalings: Vec<Scaling>,
     /// Bytes per second and operations per second: the highest samples.
     pub bandwidth: Option<f64>,
     pub int8: Option<f64>,
@@ -28,6 +29,17 @@ pub struct Row {
     /// Of the highest bandwidth sampled, from 0; above 1 means that the limit was not reached when sampled.
     pub bandwidth_share: Option<f64>,
     pub int8_share: Option<f64>,
+    /// Bytes of weights that one generated token reads, as the kernels counted them.
+    pub bytes_per_token: Option<f64>,
+}
+
+/// How generation of ours changes with several sequences or with depth, against one sequence in an empty context.
+#[derive(Debug, PartialEq)]
+pub enum Scaling {
+    /// Tokens per second of all sequences together, as a multiple.
+    Sequences { test: String, factor: f64 },
+    /// What a token takes longer, and what reading its keys and values takes at three quarters of the bandwidth.
+    Depth { test: String, extra_seconds: f64, bound_seconds: Option<f64> },
 }
 
 /// Speed of ours as a multiple of another engine's, from samples of the same rounds.
@@ -51,7 +63,8 @@ pub fn summarize(bench: &Bench) -> Summary {
             test: series.test.clone(),
             median,
             iqr: iqr(&rates)?,
-            bandwidth_share: bandwidth.map(|limit| series.weight_bytes as f64 / seconds / limit),
+            bandwidth_share: bandwidth.map(|limit| bytes_read(series) / seconds / limit),
+            bytes_per_token: counted(series).map(|bytes| bytes / f64::from(series.tokens)),
             int8_share: int8.map(|limit| series.operations as f64 / seconds / limit),
         })
     });
@@ -63,7 +76,35 @@ pub fn summarize(bench: &Bench) -> Summary {
             ratio: Estimate::of(&paired_ratios(&times(ours), &times(theirs)))?,
         })
     });
-    Summary { rows: rows.collect(), comparisons: comparisons.collect(), bandwidth, int8 }
+    let scalings = bench.series.iter().filter_map(|series| scaling(bench, series, bandwidth));
+    let (rows, comparisons) = (rows.collect(), comparisons.collect());
+    Summary { rows, comparisons, scalings: scalings.collect(), bandwidth, int8 }
+}
+
+/// Bytes of weights in one sample of generation, where the engine counts them.
+fn counted(series: &Series) -> Option<f64> {
+    let bytes: u64 = series.kernels.iter().map(|count| count.bytes).sum();
+    (bytes > 0 && series.test.starts_with("tg")).then(|| bytes as f64 / series.samples_ns.len().max(1) as f64)
+}
+
+/// Bytes that one sample read: weights as counted, or all of them, and keys and values.
+fn bytes_read(series: &Series) -> f64 {
+    counted(series).unwrap_or(series.weight_bytes as f64) + series.kv_bytes as f64
+}
+
+fn scaling(bench: &Bench, series: &Series, bandwidth: Option<f64>) -> Option<Scaling> {
+    let (plain, test) = (series.test.split(['x', '@']).next()?, series.test.clone());
+    let one = bench.series.iter().find(|one| one.engine == series.engine && one.test == plain)?;
+    let (rate, single) = (median(&rates(series))?, median(&rates(one))?);
+    if series.engine != OURS || series.test == one.test {
+        None
+    } else if test.contains('x') {
+        Some(Scaling::Sequences { test, factor: rate / single })
+    } else {
+        let kv = (series.kv_bytes.saturating_sub(one.kv_bytes)) as f64 / f64::from(series.tokens);
+        let bound_seconds = bandwidth.map(|limit| kv / (0.75 * limit));
+        Some(Scaling::Depth { test, extra_seconds: 1.0 / rate - 1.0 / single, bound_seconds })
+    }
 }
 
 /// Tokens per second of each sample.

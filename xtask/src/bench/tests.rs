@@ -19,6 +19,7 @@ fn made_up(slowdown: f64, rounds: usize) -> Bench {
             .map(|round| (milliseconds * 1e6 * (1.0 + 0.01 * (round * 2 % 5) as f64)) as u64)
             .collect(),
         weight_bytes,
+        kv_bytes: 0,
         operations: 2_000_000 * u64::from(tokens),
         kernels: Vec::new(),
     };
@@ -143,8 +144,43 @@ fn what_a_token_costs_comes_from_the_tensors() {
             {{"name": "blk.0.attn_norm.weight", "dims": [4], "bytes": 16}}{head}]}}"#
         )
     };
-    let tied = Inspected { synthetic: true, weight_bytes: 73, layer_weights: 16 };
+    let tied = Inspected { synthetic: true, weight_bytes: 73, layer_weights: 16, kv_elements: 0 };
     assert_eq!(inspected(&json("")).unwrap(), tied);
     let own = inspected(&json(r#", {"name": "output.weight", "dims": [4, 8], "bytes": 50}"#)).unwrap();
     assert_eq!(own, Inspected { weight_bytes: 59, ..tied });
+}
+
+#[test]
+fn sequences_and_depth_are_compared_with_one_in_an_empty_context() {
+    let series = |test: &str, tokens: u32, milliseconds: u64, kv_bytes: u64| Series {
+        engine: summary::OURS.into(),
+        identity: "i".into(),
+        test: test.into(),
+        tokens,
+        samples_ns: vec![milliseconds * 1_000_000; 5],
+        weight_bytes: 0,
+        kv_bytes,
+        operations: 0,
+        kernels: Vec::new(),
+    };
+    let bench = Bench {
+        series: vec![
+            series("tg10", 10, 100, 1_000_000),
+            series("tg10x4", 40, 160, 4_000_000),
+            series("tg10@500", 10, 150, 301_000_000),
+        ],
+        limits: Limits { read_bandwidth: vec![vec![8e9]], ..made_up(1.0, 1).limits },
+        ..made_up(1.0, 1)
+    };
+    let scalings = summary::summarize(&bench).scalings;
+    use summary::Scaling;
+    let [Scaling::Sequences { factor, .. }, Scaling::Depth { extra_seconds, bound_seconds, .. }] =
+        &scalings[..]
+    else {
+        panic!("{scalings:?}")
+    };
+    assert!((factor - 2.5).abs() < 1e-9 && (extra_seconds - 5e-3).abs() < 1e-9, "{scalings:?}");
+    assert!((bound_seconds.unwrap() - 5e-3).abs() < 1e-9, "30 MB at 6 GB/s");
+    let text = markdown::render(&bench, &[]);
+    assert!(text.contains("tg10x4: 2.50 times") && text.contains("tg10@500: 5.00 ms more"), "{text}");
 }

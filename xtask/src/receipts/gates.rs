@@ -4,16 +4,19 @@
 //! says so; that is never a pass. Deliberately absent: reading files of models (the binary is asked), and replay
 //! (see [`super::verify`]), which runs the binary.
 
+use super::counters::{counters, two_stage};
 use super::store;
 use crate::crossval::ModelFacts;
 use crate::crossval::lane::problems;
 use crate::crossval::settings::Thresholds;
+use crate::eval::judge::judge_all;
+use crate::eval::settings::Settings as EvalSettings;
 use bitforge_receipt_schema::bench::{Bench, Series};
 use bitforge_receipt_schema::crossval::{Crossval, Verdict};
 use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, Run, TokenizerAuthority};
 use bitforge_receipt_schema::{Body, FileFacts, Receipt};
+use bitforge_schema::protocol::KernelCount;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Number, name, and what a pass shows. `docs/reference/receipts.md` is generated from this table.
@@ -32,7 +35,11 @@ pub const GATES: [(u8, &str, &str); 10] = [
         "no more bytes were read per second than the machine can, and kernels ran no longer than the run",
     ),
     (6, "tokenizer", "the tokenizer came whole from the model file, or what was inferred is said"),
-    (7, "parity", "the same binary agrees with the engines that can judge the model"),
+    (
+        7,
+        "parity",
+        "the same binary agrees with the engines that can judge the model; perplexities are the committed ones and PyTorch's",
+    ),
     (8, "strict", "what was requested was in force"),
     (
         9,
@@ -70,17 +77,19 @@ pub struct Evidence {
     /// Kernel ids of the binary with their levels, the lowest level first, and whether they are there.
     pub kernels: Option<Vec<(String, String)>>,
     pub thresholds: Thresholds,
+    /// Goldens of perplexities, and their tolerances.
+    pub eval: EvalSettings,
     /// The folder with the receipts it may build on.
     pub receipts: PathBuf,
 }
 
-type Judged = (Judgement, String);
+pub(super) type Judged = (Judgement, String);
 
-fn pass(detail: impl Into<String>) -> Judged {
+pub(super) fn pass(detail: impl Into<String>) -> Judged {
     (Judgement::Pass, detail.into())
 }
 
-fn fails(detail: impl Into<String>) -> Judged {
+pub(super) fn fails(detail: impl Into<String>) -> Judged {
     (Judgement::Fail, detail.into())
 }
 
@@ -125,6 +134,7 @@ fn files(body: &Body) -> Vec<(&'static str, &FileFacts)> {
     match body {
         Body::Run(run) => vec![("binary", &run.binary), ("model", &run.model.file)],
         Body::Crossval(crossval) => vec![("binary", &crossval.binary)],
+        Body::Eval(eval) => vec![("binary", &eval.binary)],
         Body::Bench(bench) => vec![("binary", &bench.binary), ("model", &bench.model)],
         Body::Step(step) => step.files.iter().map(|file| ("file", file)).collect(),
     }
@@ -181,6 +191,7 @@ fn kernels(body: &Body, evidence: &Evidence) -> Judged {
     let (counts, selection) = match body {
         Body::Run(run) => (run.kernels.iter().collect::<Vec<_>>(), Some(&run.selection)),
         Body::Bench(bench) => (bench.series.iter().flat_map(|series| &series.kernels).collect(), None),
+        Body::Eval(eval) => (eval.measured.iter().flat_map(|measured| &measured.kernels).collect(), None),
         _ => return not_applicable("it counts no kernels"),
     };
     if counts.is_empty() {
@@ -202,80 +213,6 @@ fn kernels(body: &Body, evidence: &Evidence) -> Judged {
         }
     }
     pass(format!("{} in the registry", counts.len()))
-}
-
-fn counters(run: &Run, evidence: &Evidence) -> Judged {
-    let work = &run.work;
-    if let Some(facts) = &evidence.facts
-        && let Some(problem) = other_shape(&run.model.matrices, facts)
-    {
-        return fails(problem);
-    }
-    let chunks = (work.prompt_tokens.len() as u64).div_ceil(PREFILL_CHUNK);
-    let prompts = u64::from(!work.prompt_tokens.is_empty());
-    let (mut rows, mut bytes) = (BTreeMap::new(), BTreeMap::new());
-    for matrix in &run.model.matrices {
-        let (times, passes) = match matrix.role {
-            MatrixRole::Layer => (work.evaluated_tokens, chunks + work.decoded_tokens),
-            MatrixRole::Head => (work.logits_positions, prompts + work.decoded_tokens),
-        };
-        *rows.entry(matrix.weight_type.to_lowercase()).or_insert(0u64) += matrix.rows * times;
-        *bytes.entry(matrix.weight_type.to_lowercase()).or_insert(0u64) += matrix.bytes * passes;
-    }
-    let tokens = work.prompt_tokens.len() as u64 + work.decoded_tokens;
-    if tokens != work.evaluated_tokens {
-        return fails(format!("{} tokens were evaluated, and {tokens} were to be", work.evaluated_tokens));
-    }
-    let counted = |ty: &str, of: fn(&bitforge_schema::protocol::KernelCount) -> u64| -> u64 {
-        run.kernels.iter().filter(|count| count.id.split('.').next() == Some(ty)).map(of).sum()
-    };
-    for (ty, expected) in &rows {
-        for (what, expected, found) in [
-            ("dot products", *expected, counted(ty, |count| count.rows)),
-            ("bytes", bytes[ty], counted(ty, |count| count.bytes)),
-        ] {
-            if found.abs_diff(expected) as f64 > 0.01 * expected as f64 {
-                return fails(format!(
-                    "{found} {what} of {ty} were counted, and the work asks for {expected}"
-                ));
-            }
-        }
-    }
-    if let Some(count) =
-        run.kernels.iter().find(|count| !rows.contains_key(count.id.split('.').next().unwrap_or("")))
-    {
-        return fails(format!("{} was counted, and the model has no such weights", count.id));
-    }
-    let source = if evidence.facts.is_some() { "the model file's" } else { "the receipt's own" };
-    pass(format!("{} tokens by {source} shape", work.evaluated_tokens))
-}
-
-/// Tokens that the engine evaluates together in a prefill, which go through the weights once.
-const PREFILL_CHUNK: u64 = 128;
-
-/// How the matrices of the receipt differ from those in the file.
-fn other_shape(matrices: &[MatrixFacts], facts: &ModelFacts) -> Option<String> {
-    let linear = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
-    let head = facts
-        .tensor("output.weight")
-        .or(facts.tensor("token_embd.weight"))
-        .map(|tensor| tensor.name.as_str());
-    let mut expected: BTreeMap<(bool, String), u64> = BTreeMap::new();
-    for tensor in &facts.tensors {
-        let part = tensor.name.strip_prefix("blk.").and_then(|name| name.split('.').nth(1));
-        let is_head = head == Some(tensor.name.as_str());
-        if is_head || part.is_some_and(|part| linear.contains(&part)) && tensor.name.ends_with(".weight") {
-            let rows = tensor.dims.get(1).copied().unwrap_or(1);
-            *expected.entry((is_head, tensor.ty.clone())).or_default() += rows;
-        }
-    }
-    let mut listed: BTreeMap<(bool, String), u64> = BTreeMap::new();
-    for matrix in matrices {
-        *listed.entry((matrix.role == MatrixRole::Head, matrix.weight_type.clone())).or_default() +=
-            matrix.rows;
-    }
-    (expected != listed)
-        .then(|| format!("the file has the matrices {expected:?}, and the receipt lists {listed:?}"))
 }
 
 fn roofline(body: &Body) -> Judged {
@@ -308,7 +245,18 @@ fn run_roofline(run: &Run) -> Judged {
     let (Some(peak), true) = (run.peak_bandwidth, work.decode_ns > 0) else {
         return could_not("no bandwidth was sampled, or nothing was decoded");
     };
-    let speed = bytes as f64 * work.decoded_tokens as f64 / (work.decode_ns as f64 * 1e-9);
+    // A searched head reads less than all of itself.
+    let head = |count: &&KernelCount| count.id.starts_with("head.");
+    let searched: u64 = run.kernels.iter().filter(head).map(|count| count.bytes).sum();
+    let bytes = match two_stage(run) {
+        None => bytes as f64,
+        Some(_) => {
+            let is_layer = |matrix: &&MatrixFacts| matrix.role == MatrixRole::Layer;
+            let layers: u64 = run.model.matrices.iter().filter(is_layer).map(|matrix| matrix.bytes).sum();
+            layers as f64 + searched as f64 / work.logits_positions.max(1) as f64
+        }
+    };
+    let speed = bytes * work.decoded_tokens as f64 / (work.decode_ns as f64 * 1e-9);
     below(speed, peak)
 }
 
@@ -350,6 +298,13 @@ fn tokenizer(run: &Run) -> Judged {
 fn parity(receipt: &Receipt, evidence: &Evidence) -> Judged {
     let (binary, model) = match &receipt.body {
         Body::Crossval(crossval) => return crossval_holds(crossval, &evidence.thresholds),
+        Body::Eval(eval) => {
+            return match judge_all(eval, &evidence.eval) {
+                Some(Ok(detail)) => pass(detail),
+                Some(Err(problem)) => fails(problem),
+                None => could_not("no model of it has a golden"),
+            };
+        }
         Body::Run(run) => (&run.binary, &run.model.file),
         Body::Bench(bench) => (&bench.binary, &bench.model),
         Body::Step(_) => return not_applicable("it computes nothing"),
@@ -427,7 +382,7 @@ fn strict(run: &Run) -> Judged {
 fn allowed_parents(kind: &str) -> &'static [&'static str] {
     match kind {
         "symbols" => &["reference"],
-        "kernels" => &["build"],
+        "kernels" | "eval" => &["build"],
         "crossval" => &["reference", "model", "build"],
         "bench" | "run" => &["crossval", "reference", "model", "build"],
         _ => &[],

@@ -104,6 +104,7 @@ fn plan(ctx: &Ctx, args: &cli::Up, step: UpStep) -> Result<Planned> {
             60,
             "evaluates the standard set on every engine that is there".into(),
         ),
+        UpStep::Eval => planned(Action::Run, 0, 10, "scores held-out text with the trained fixtures".into()),
         UpStep::Bench => planned(Action::Run, 0, 60, "measures in turns with the references".into()),
         UpStep::Text => planned(Action::Run, 0, 5, format!("{} tokens at most", args.max_tokens)),
         UpStep::Receipts => planned(Action::Run, 0, 5, "verifies what the steps wrote".into()),

@@ -3,7 +3,8 @@
 
 use super::all::ops::OPS as SCALAR;
 use crate::kernels::ops::{
-    KeysQ8, Ops, PARTS, Q8_BLOCK, Q8_GROUP, QUERIES, QueriesQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8,
+    KeysQ8, Ops, PARTS, Q8_BLOCK, Q8_GROUP, QUERIES, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16,
+    ValuesQ8,
 };
 use crate::kernels::registry::OPS;
 use half::f16;
@@ -79,20 +80,36 @@ impl Case {
             // SAFETY: as above.
             unsafe { (ops.softmax)(scores, *count) };
         }
-        for at in (0..longest).step_by(run) {
-            let counts: Vec<usize> = self.counts.iter().map(|c| c.saturating_sub(at).min(run)).collect();
+        // Two runs to a call.
+        for at in (0..longest).step_by(2 * run) {
+            let counts: Vec<usize> = self.counts.iter().map(|c| c.saturating_sub(at).min(2 * run)).collect();
             let (weights, counts, stride, sums) = (&scores[at..], &counts[..], longest, &mut sums[..]);
+            let firsts = (at..longest.min(at + 2 * run)).step_by(run);
             match kv {
                 Kv::F16 => {
-                    let values = &packed.values_f16[at * d..][..run * d];
-                    let mut args = ValuesF16 { weights, stride, counts, values, head_dim: d, sums };
+                    let runs: Vec<&[u16]> =
+                        firsts.map(|at| &packed.values_f16[at * d..][..run * d]).collect();
+                    let mut args = ValuesF16 {
+                        weights,
+                        stride,
+                        counts,
+                        runs: &runs,
+                        next: &runs,
+                        head_dim: d,
+                        parts: 0..PARTS,
+                        sums,
+                    };
                     // SAFETY: as above.
                     unsafe { (ops.values_f16)(&mut args) }
                 }
                 Kv::Q8 => {
-                    let quants = &packed.values.0[at * d..][..run * d];
-                    let scales = &packed.values.1[at * d / Q8_BLOCK..][..run * d / Q8_BLOCK];
-                    let mut args = ValuesQ8 { weights, stride, counts, quants, scales, head_dim: d, sums };
+                    let run = |at: usize| RunQ8 {
+                        quants: &packed.values.0[at * d..][..run * d],
+                        scales: &packed.values.1[at * d / Q8_BLOCK..][..run * d / Q8_BLOCK],
+                    };
+                    let runs: Vec<RunQ8<'_>> = firsts.map(run).collect();
+                    let mut args =
+                        ValuesQ8 { weights, stride, counts, runs: &runs, head_dim: d, columns: 0..d, sums };
                     // SAFETY: as above.
                     unsafe { (ops.values_q8_0)(&mut args) }
                 }

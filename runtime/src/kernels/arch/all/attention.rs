@@ -7,7 +7,9 @@
 //! queries beside it.
 
 use super::ops::{F16, LANES, exp};
-use crate::kernels::ops::{PARTS, Q8_BLOCK, Q8_GROUP, QueriesQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8};
+use crate::kernels::ops::{
+    PARTS, Q8_BLOCK, Q8_GROUP, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8,
+};
 use half::f16;
 
 /// Scaled dot products of every query with every key.
@@ -64,9 +66,15 @@ pub fn queries(queries: QueriesQ8<'_>, head_dim: usize) -> impl Iterator<Item = 
 pub fn softmax<H: F16>(scores: &mut [f32], positions: usize) {
     let scores = &mut scores[..positions.next_multiple_of(LANES)];
     scores[positions..].fill(f32::NEG_INFINITY);
-    let maximum = scores.iter().fold(f32::NEG_INFINITY, |maximum, score| maximum.max(*score));
-    let mut sum = 0f64;
     let blocks = scores.as_chunks_mut::<LANES>().0;
+    let mut maxima = [f32::NEG_INFINITY; LANES];
+    for block in &*blocks {
+        for lane in 0..LANES {
+            maxima[lane] = if block[lane] > maxima[lane] { block[lane] } else { maxima[lane] };
+        }
+    }
+    let maximum = maxima.iter().fold(f32::NEG_INFINITY, |maximum, lane| maximum.max(*lane));
+    let mut sum = 0f64;
     for block in &mut *blocks {
         for score in &mut *block {
             *score = exp(*score - maximum);
@@ -82,28 +90,32 @@ pub fn softmax<H: F16>(scores: &mut [f32], positions: usize) {
 /// Adds weight times value of every position to the partial sum of its remainder by [`PARTS`].
 #[inline(always)]
 pub fn values_f16<H: F16>(args: &mut ValuesF16<'_>) {
-    let d = args.head_dim;
-    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(PARTS * d)).enumerate() {
+    let (d, parts) = (args.head_dim, args.parts.clone());
+    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(parts.len() * d)).enumerate()
+    {
         let weights = &args.weights[q * args.stride..][..*count];
-        for (position, (weight, value)) in weights.iter().zip(args.values.chunks_exact(d)).enumerate() {
-            axpy::<H>(&mut sums[position % PARTS * d..][..d], *weight, value);
+        let values = args.runs.iter().flat_map(|run| run.chunks_exact(d));
+        let all = weights.iter().zip(values).enumerate();
+        for (position, (weight, value)) in all.filter(|(position, _)| parts.contains(&(position % PARTS))) {
+            axpy::<H>(&mut sums[(position % PARTS - parts.start) * d..][..d], *weight, value);
         }
     }
 }
 
-/// Adds weight times scale times quant of every position, in order.
+/// Adds weight times value (a rounded product of scale and quant) of every position, in order.
 #[inline(always)]
 pub fn values_q8_0<H: F16>(args: &mut ValuesQ8<'_>) {
-    let (d, blocks) = (args.head_dim, args.head_dim / Q8_BLOCK);
-    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(d)).enumerate() {
+    let (d, columns) = (args.head_dim, args.columns.clone());
+    for (q, (count, sums)) in args.counts.iter().zip(args.sums.chunks_exact_mut(columns.len())).enumerate() {
         let weights = &args.weights[q * args.stride..][..*count];
-        let values = args.quants.chunks_exact(d).zip(args.scales.chunks_exact(blocks));
-        for (weight, (quants, scales)) in weights.iter().zip(values) {
-            for (block, scale) in scales.iter().enumerate() {
-                let weight = weight * f16::from_bits(*scale).to_f32();
-                let quants = &quants[block * Q8_BLOCK..][..Q8_BLOCK];
-                for (sum, quant) in sums[block * Q8_BLOCK..][..Q8_BLOCK].iter_mut().zip(quants) {
-                    *sum = weight.mul_add(f32::from(*quant), *sum);
+        let rows = |run: &RunQ8<'_>| run.quants.len() / d;
+        let values = args.runs.iter().flat_map(|run| (0..rows(run)).map(move |row| (run, row)));
+        for (weight, (run, row)) in weights.iter().zip(values) {
+            for (block, sums) in sums.chunks_exact_mut(Q8_BLOCK).enumerate() {
+                let at = row * d + columns.start + block * Q8_BLOCK;
+                let scale = f16::from_bits(run.scales[at / Q8_BLOCK]).to_f32();
+                for (sum, quant) in sums.iter_mut().zip(&run.quants[at..][..Q8_BLOCK]) {
+                    *sum = weight.mul_add(scale * f32::from(*quant), *sum);
                 }
             }
         }

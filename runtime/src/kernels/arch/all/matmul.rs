@@ -170,42 +170,54 @@ fn ternary_q8_k<'a>(blocks: impl Iterator<Item = ([i8; 256], f32, &'a BlockQ8K)>
 
 pub(super) fn tq1_0_i8(tile: &mut Tile<'_>) {
     tile.for_each_pair(|row, activation| {
-        ternary_i8(blocks::<BlockTQ1_0>(row).iter().map(|w| (tq1_codes(w), w.d.get())), activation)
+        ternary_i8(blocks::<BlockTQ1_0>(row).iter().map(|w| (tq1_codes(w), w.d)), activation)
     });
 }
 
 pub(super) fn tq2_0_i8(tile: &mut Tile<'_>) {
     tile.for_each_pair(|row, activation| {
-        ternary_i8(blocks::<BlockTQ2_0>(row).iter().map(|w| (tq2_codes(w), w.d.get())), activation)
+        ternary_i8(blocks::<BlockTQ2_0>(row).iter().map(|w| (tq2_codes(w), w.d)), activation)
     });
 }
 
-/// Lanes over blocks of (codes, scale), divided by the token's scale.
-fn ternary_i8(weights: impl ExactSizeIterator<Item = ([i8; 256], f32)>, activation: &[u8]) -> f32 {
+/// One integer sum for every run of blocks of one scale, divided by the token's scale, times the run's; the first run's
+/// value, and the others added in order. Blocks of scale 0 count for nothing. A row of one scale thus gives the bits
+/// that I2_S gives.
+#[inline(always)]
+fn ternary_i8<const W: usize>(
+    weights: impl ExactSizeIterator<Item = ([i8; W], F16)>,
+    activation: &[u8],
+) -> f32
+where
+    [i8; W]: Block,
+{
     let (token_scale, _, quants) = i8_token_parts(activation);
-    let quants = blocks::<[i8; 256]>(quants);
+    let quants = blocks::<[i8; W]>(quants);
     assert_eq!(weights.len(), quants.len());
-    let mut acc = Lanes::default();
-    for ((codes, scale), q) in weights.zip(quants) {
-        let term = |e: usize| i32::from(codes[e]) * i32::from(q[e]);
-        acc.add(scale, lanes_of(|e| (0..8).map(|g| term(32 * g + e)).sum()));
+    let add = |total: Option<f32>, (scale, sum): (F16, i32)| {
+        let value = sum as f32 / token_scale * scale.get();
+        Some(total.map_or(value, |total| total + value))
+    };
+    let (mut total, mut run) = (None, None);
+    for ((codes, scale), q) in weights.zip(quants).filter(|((_, scale), _)| !scale.is_zero()) {
+        let dot: i32 = codes.iter().zip(q).map(|(code, q)| i32::from(*code) * i32::from(*q)).sum();
+        run = match run {
+            Some((last, sum)) if last == scale => Some((scale, sum + dot)),
+            ended => {
+                total = ended.map_or(total, |ended| add(total, ended));
+                Some((scale, dot))
+            }
+        };
     }
-    acc.sum() / token_scale
+    run.map_or(total, |run| add(total, run)).unwrap_or(0.0)
 }
 
-/// As [`ternary_i8`] by blocks of 64.
+/// As [`ternary_i8`], times the tensor's scale.
 #[inline(always)]
 pub(crate) fn q2_0_i8(tile: &mut Tile<'_>) {
     let scale = tile.tensor_scale;
     tile.for_each_pair(|row, activation| {
-        let (token_scale, _, quants) = i8_token_parts(activation);
-        let mut acc = Lanes::default();
-        for (w, q) in pairs::<BlockQ2_0, [i8; 64]>(row, quants) {
-            let codes = q2_0_codes(w);
-            let term = |e: usize| i32::from(codes[e]) * i32::from(q[e]);
-            acc.add(w.d.get(), lanes_of(|e| term(e) + term(32 + e)));
-        }
-        acc.sum() / token_scale * scale
+        ternary_i8(blocks::<BlockQ2_0>(row).iter().map(|w| (q2_0_codes(w), w.d)), activation) * scale
     });
 }
 

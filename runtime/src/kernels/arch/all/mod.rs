@@ -1,13 +1,15 @@
 //! Scalar kernels: the definition of right, down to the order of every float operation.
 
 pub mod attention;
+pub mod head;
 pub(super) mod matmul;
 mod matmul_float;
 pub(super) mod matmul_k;
 pub mod ops;
 
 use super::QuantizeActivationKernel;
-use crate::kernels::{MatmulKernel, SimdLevel, Tile};
+use crate::kernels::registry::Run;
+use crate::kernels::{MatmulKernel, Shape, SimdLevel, Tile};
 use crate::quant::activation::{self, ActivationType};
 use crate::tensor::TensorType;
 
@@ -17,7 +19,14 @@ const fn kernel(
     activation: ActivationType,
     run: fn(&mut Tile<'_>),
 ) -> MatmulKernel {
-    MatmulKernel { id, weight, activation, level: SimdLevel::Scalar, run }
+    MatmulKernel {
+        id,
+        weight,
+        activation,
+        level: SimdLevel::Scalar,
+        shapes: &Shape::ALL,
+        run: Run::Rows(run),
+    }
 }
 
 pub const MATMUL: &[MatmulKernel] = &[

@@ -31,7 +31,7 @@ fn from_bf16(bytes: &[u8; 16]) -> __m256 {
 /// As ggml adds up F32 and F16: halves, then neighbours twice.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum_neighbours(lanes: __m256) -> f32 {
+pub(super) fn sum_neighbours(lanes: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
     let two = _mm_hadd_ps(four, four);
     _mm_cvtss_f32(_mm_hadd_ps(two, two))

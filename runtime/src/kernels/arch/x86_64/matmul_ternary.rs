@@ -146,8 +146,8 @@ by_q8_k!(tq1_0_by_q8_k: BlockTQ1_0, tq1_codes, |block: &BlockTQ1_0, _: f32| broa
 by_q8_k!(tq2_0_by_q8_k: BlockTQ2_0, tq2_codes, |block: &BlockTQ2_0, _: f32| broadcast(block.d));
 by_q8_k!(i2_s_by_q8_k: [BlockI2S; 2], i2_s_codes, |_: &[BlockI2S; 2], scale: f32| _mm256_set1_ps(scale));
 
-/// Defines `$name` for blocks with a scale `d` of their own and per-token activations; lanes are those of the
-/// codes -1, 0, 1.
+/// Defines `$name` for blocks with a scale `d` of their own and per-token activations: one integer sum per run of blocks
+/// of one scale, as `arch::all::matmul` defines it.
 macro_rules! by_i8 {
     ($name:ident: $block:ty, $codes:ident) => {
         #[inline]
@@ -160,26 +160,33 @@ macro_rules! by_i8 {
             let (rows, parts) = (rows.map(blocks::<$block>), activations.map(i8_token_parts));
             let quants = parts.map(|(_, _, quants)| blocks::<[i8; 256]>(quants));
             assert_eq!(rows[0].len(), quants[0].len());
-            let mut acc = [[_mm256_setzero_ps(); N]; R];
             let ones = [_mm256_set1_epi8(1); 8];
-            for b in 0..rows[0].len() {
-                let mut surplus = [_mm256_setzero_si256(); N];
-                for n in 0..N {
-                    surplus[n] = products(&ones, &quants[n][b]);
-                }
-                for r in 0..R {
-                    let block = &rows[r][b];
-                    let (codes, scale) = ($codes(block), broadcast(block.d));
+            let mut out = [[0.0; N]; R];
+            for r in 0..R {
+                let mut sums = [_mm256_setzero_si256(); N];
+                let mut run: Option<F16> = None;
+                let mut runs = 0;
+                let mut add = |scale: F16, sums: [__m256i; N]| {
                     for n in 0..N {
-                        let lanes = widen(_mm256_sub_epi16(products(&codes, &quants[n][b]), surplus[n]));
-                        acc[r][n] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(lanes), acc[r][n]);
+                        let value = sum_i32(sums[n]) as f32 / parts[n].0 * scale.get();
+                        out[r][n] = if runs == 0 { value } else { out[r][n] + value };
+                    }
+                    runs += 1;
+                };
+                for (b, block) in rows[r].iter().enumerate().filter(|(_, block)| !block.d.is_zero()) {
+                    if let Some(scale) = run.filter(|scale| *scale != block.d) {
+                        add(scale, std::mem::replace(&mut sums, [_mm256_setzero_si256(); N]));
+                    }
+                    run = Some(block.d);
+                    let codes = $codes(block);
+                    for n in 0..N {
+                        let y = &quants[n][b];
+                        let lanes = widen(_mm256_sub_epi16(products(&codes, y), products(&ones, y)));
+                        sums[n] = _mm256_add_epi32(sums[n], lanes);
                     }
                 }
-            }
-            let mut out = sums(acc);
-            for r in 0..R {
-                for n in 0..N {
-                    out[r][n] /= parts[n].0;
+                if let Some(scale) = run {
+                    add(scale, sums);
                 }
             }
             out

@@ -1,17 +1,31 @@
-//! AVX2 kernels (with FMA and F16C), checked against [`super::all`] bit for bit.
+//! x86-64 kernels, checked against [`super::all`] bit for bit: AVX2 (with FMA and F16C) for rows as they lie in the file;
+//! AVX2, AVX-VNNI and AVX-512 for repacked rows (`panels_*`).
 
+mod attention;
+mod attention_avx512;
+pub mod head;
+pub mod head_avx512;
 mod matmul;
 mod matmul_compiled;
 mod matmul_float;
+mod matmul_float512;
 mod matmul_k;
 mod matmul_ternary;
 pub mod ops;
+#[cfg(target_os = "linux")]
+mod panels_amx;
+mod panels_avx2;
+mod panels_avx512;
+mod panels_q_avx512;
 mod quantize;
 mod simd;
+mod simd512;
 
 use super::QuantizeActivationKernel;
-use crate::kernels::{MatmulKernel, SimdLevel, Tile};
+use crate::kernels::registry::Run;
+use crate::kernels::{MatmulKernel, PanelTile, Shape, SimdLevel, Tile};
 use crate::quant::activation::ActivationType;
+use crate::quant::panels::Layout;
 use crate::tensor::TensorType;
 
 const fn kernel(
@@ -20,7 +34,7 @@ const fn kernel(
     activation: ActivationType,
     run: unsafe fn(&mut Tile<'_>),
 ) -> MatmulKernel {
-    MatmulKernel { id, weight, activation, level: SimdLevel::Avx2, run }
+    MatmulKernel { id, weight, activation, level: SimdLevel::Avx2, shapes: &Shape::ALL, run: Run::Rows(run) }
 }
 
 pub const MATMUL: &[MatmulKernel] = &[
@@ -45,6 +59,118 @@ pub const MATMUL: &[MatmulKernel] = &[
     kernel("tq2_0.i8.avx2", TensorType::TQ2_0, ActivationType::I8Token, matmul_ternary::tq2_0_i8),
     kernel("q2_0.i8.avx2", TensorType::Q2_0, ActivationType::I8Token, matmul_compiled::q2_0_i8),
     kernel("i2_s.i8.avx2", TensorType::I2S, ActivationType::I8Token, matmul_ternary::i2_s_i8),
+];
+
+const fn panels(
+    id: &'static str,
+    weight: TensorType,
+    level: SimdLevel,
+    layout: Layout,
+    run: unsafe fn(&mut PanelTile<'_>),
+) -> MatmulKernel {
+    let activation = match weight {
+        TensorType::Q4_1 => ActivationType::Q8_1,
+        TensorType::Q4_0 | TensorType::Q8_0 => ActivationType::Q8_0,
+        _ => ActivationType::I8Token,
+    };
+    MatmulKernel { id, weight, activation, level, shapes: &Shape::ALL, run: Run::Panels(layout, run) }
+}
+
+const fn avx512(
+    id: &'static str,
+    weight: TensorType,
+    activation: ActivationType,
+    run: unsafe fn(&mut Tile<'_>),
+) -> MatmulKernel {
+    MatmulKernel {
+        id,
+        weight,
+        activation,
+        level: SimdLevel::Avx512,
+        shapes: &Shape::ALL,
+        run: Run::Rows(run),
+    }
+}
+
+pub const MATMUL512: &[MatmulKernel] = &[
+    avx512("f32.f32.avx512", TensorType::F32, ActivationType::F32, matmul_float512::f32_f32),
+    avx512("f16.f16.avx512", TensorType::F16, ActivationType::F16, matmul_float512::f16_f16),
+    avx512("bf16.bf16.avx512", TensorType::BF16, ActivationType::BF16, matmul_float512::bf16_bf16),
+];
+
+#[cfg(target_os = "linux")]
+const fn amx(id: &'static str, weight: TensorType) -> MatmulKernel {
+    let kernel = panels(id, weight, SimdLevel::AmxInt8, Layout::Trits, panels_amx::trits);
+    MatmulKernel { shapes: &[Shape::Prefill], ..kernel }
+}
+
+/// Kernels for repacked rows.
+pub const PANELS: &[MatmulKernel] = &[
+    panels("tq1_0.i8.x16.avx2", TensorType::TQ1_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
+    panels("tq2_0.i8.x16.avx2", TensorType::TQ2_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
+    panels("q2_0.i8.x16.avx2", TensorType::Q2_0, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
+    panels("i2_s.i8.x16.avx2", TensorType::I2S, SimdLevel::Avx2, Layout::Codes, panels_avx2::avx2::codes),
+    panels(
+        "tq1_0.i8.x16.avx-vnni",
+        TensorType::TQ1_0,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
+    panels(
+        "tq2_0.i8.x16.avx-vnni",
+        TensorType::TQ2_0,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
+    panels(
+        "q2_0.i8.x16.avx-vnni",
+        TensorType::Q2_0,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
+    panels(
+        "i2_s.i8.x16.avx-vnni",
+        TensorType::I2S,
+        SimdLevel::AvxVnni,
+        Layout::Codes,
+        panels_avx2::avx_vnni::codes,
+    ),
+    panels("tq1_0.i8.x16.avx512", TensorType::TQ1_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
+    panels("tq2_0.i8.x16.avx512", TensorType::TQ2_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
+    panels("q2_0.i8.x16.avx512", TensorType::Q2_0, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
+    panels("i2_s.i8.x16.avx512", TensorType::I2S, SimdLevel::Avx512, Layout::Trits, panels_avx512::trits),
+    #[cfg(target_os = "linux")]
+    amx("tq1_0.i8.x16.amx-int8", TensorType::TQ1_0),
+    #[cfg(target_os = "linux")]
+    amx("tq2_0.i8.x16.amx-int8", TensorType::TQ2_0),
+    #[cfg(target_os = "linux")]
+    amx("q2_0.i8.x16.amx-int8", TensorType::Q2_0),
+    #[cfg(target_os = "linux")]
+    amx("i2_s.i8.x16.amx-int8", TensorType::I2S),
+    panels(
+        "q4_0.q8_0.x16.avx512",
+        TensorType::Q4_0,
+        SimdLevel::Avx512,
+        Layout::Q4_0,
+        panels_q_avx512::q4_0::run,
+    ),
+    panels(
+        "q4_1.q8_1.x16.avx512",
+        TensorType::Q4_1,
+        SimdLevel::Avx512,
+        Layout::Q4_1,
+        panels_q_avx512::q4_1::run,
+    ),
+    panels(
+        "q8_0.q8_0.x16.avx512",
+        TensorType::Q8_0,
+        SimdLevel::Avx512,
+        Layout::Q8_0,
+        panels_q_avx512::q8_0::run,
+    ),
 ];
 
 const fn quantize(activation: ActivationType, run: unsafe fn(&[f32], &mut [u8])) -> QuantizeActivationKernel {

@@ -33,6 +33,13 @@ pub(super) fn load_f32(values: &[f32; 8]) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_f32(values: &mut [f32; 8], value: __m256) {
+    // SAFETY: the exclusive reference covers the eight floats written.
+    unsafe { _mm256_storeu_ps(values.as_mut_ptr(), value) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn store256<B: Block>(bytes: &mut B, value: __m256i) {
     const { assert!(size_of::<B>() == 32) };
     // SAFETY: the exclusive reference covers the 32 bytes written.
@@ -135,12 +142,16 @@ pub(super) fn prefetch(tile: &Tile<'_>, row: usize, len: usize) {
     }
 }
 
-/// Defines the kernel `$name` from `$dot::<R, N>(rows, activations, tensor_scale) -> [[f32; N]; R]`: the tile is
+/// Defines the kernel `$name` (AVX2 unless `$features` are given) from
+/// `$dot::<R, N>(rows, activations, tensor_scale) -> [[f32; N]; R]`: the tile is
 /// cut into blocks of `$r` rows by `$n` activations and what is left over. Blocks only share loads and
 /// unpacking: each pair has its own accumulator, so its result does not depend on the block it is in.
 macro_rules! tile_kernel {
     ($name:ident = $dot:ident, $r:literal x $n:literal) => {
-        #[target_feature(enable = "avx2,fma,f16c")]
+        tile_kernel!($name = $dot, $r x $n, "avx2,fma,f16c");
+    };
+    ($name:ident = $dot:ident, $r:literal x $n:literal, $features:literal) => {
+        #[target_feature(enable = $features)]
         pub(super) fn $name(tile: &mut Tile<'_>) {
             let (rows, count) = shape(tile);
             let (row_bytes, activation_bytes, scale) = (tile.row_bytes, tile.activation_bytes, tile.tensor_scale);

@@ -1,0 +1,260 @@
+//! AVX-512 attention: keys and values are loaded and widened once for all queries of a call.
+//!
+//! Results equal the scalar ones bit for bit: the same partial sums, only more of them at a time. Heads that are not
+//! whole vectors take the portable code.
+
+use super::ops::F16c;
+use super::simd512::load512;
+use crate::kernels::arch::all::attention::{self as portable, queries};
+use crate::kernels::ops::{PARTS, Q8_BLOCK, Q8_GROUP, QUERIES, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8};
+use std::arch::x86_64::*;
+
+/// Elements whose weighted sums are kept in registers.
+const WIDTH: usize = 64;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+pub(super) fn scores_f16(args: &mut ScoresF16<'_>) {
+    if !args.head_dim.is_multiple_of(PARTS) {
+        return portable::scores_f16::<F16c>(args);
+    }
+    match args.queries.len() / args.head_dim {
+        1 => scores_of::<1>(args),
+        2 => scores_of::<2>(args),
+        3 => scores_of::<3>(args),
+        QUERIES => scores_of::<QUERIES>(args),
+        _ => portable::scores_f16::<F16c>(args),
+    }
+}
+
+/// Two keys at a time, so that every part of a query is loaded once for both.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn scores_of<const N: usize>(args: &mut ScoresF16<'_>) {
+    let d = args.head_dim;
+    let queries: [&[[f32; 16]]; N] = std::array::from_fn(|q| args.queries[q * d..][..d].as_chunks().0);
+    let positions = args.keys.len() / d;
+    for first in (0..positions).step_by(2) {
+        let count = (positions - first).min(2);
+        let keys: [&[[u16; 16]]; 2] =
+            std::array::from_fn(|i| args.keys[(first + i.min(count - 1)) * d..][..d].as_chunks().0);
+        let mut sums = [[[_mm512_setzero_ps(); 2]; 2]; N];
+        for step in 0..d / 16 {
+            let keys = keys.map(|key| widen(&key[step]));
+            for (query, sums) in queries.iter().zip(&mut sums) {
+                let query = super::simd512::load_f32(&query[step]);
+                for (key, sums) in keys.iter().zip(sums) {
+                    sums[step % 2] = _mm512_fmadd_ps(query, *key, sums[step % 2]);
+                }
+            }
+        }
+        let scale = _mm_set1_ps(args.scale);
+        for (q, [a, b]) in sums.iter().enumerate() {
+            let pairs = _mm_hadd_ps(fold(a), fold(b));
+            let both = _mm_mul_ps(_mm_hadd_ps(pairs, pairs), scale);
+            let out = &mut args.out[q * args.stride + first..][..count];
+            out[0] = _mm_cvtss_f32(both);
+            if let Some(second) = out.get_mut(1) {
+                *second = _mm_cvtss_f32(_mm_movehdup_ps(both));
+            }
+        }
+    }
+}
+
+/// Thirty-two partial sums to four: (0 + 2) + (1 + 3) of the vectors of eight, then halves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn fold(sums: &[__m512; 2]) -> __m128 {
+    let sixteen = _mm512_add_ps(sums[0], sums[1]);
+    let eight = _mm256_add_ps(_mm512_castps512_ps256(sixteen), _mm512_extractf32x8_ps::<1>(sixteen));
+    _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+pub(super) fn scores_q8_0(args: &mut ScoresQ8<'_>) {
+    match args.queries.quants.len() / args.head_dim {
+        1 => scores_q8_of::<1>(args),
+        2 => scores_q8_of::<2>(args),
+        3 => scores_q8_of::<3>(args),
+        QUERIES => scores_q8_of::<QUERIES>(args),
+        _ => portable::scores_q8_0::<F16c>(args),
+    }
+}
+
+/// A vector holds four elements of sixteen positions. `vpdpbusd` takes one unsigned side: keys plus 128.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn scores_q8_of<const N: usize>(args: &mut ScoresQ8<'_>) {
+    let (d, blocks) = (args.head_dim, args.head_dim / Q8_BLOCK);
+    let mut each = queries(args.queries, d);
+    let all: [(&[i8], &[f32]); N] =
+        std::array::from_fn(|_| each.next().expect("the caller matched the number"));
+    let keys = args.keys.quants.as_chunks::<{ 4 * Q8_GROUP }>().0;
+    let scales = args.keys.scales.as_chunks::<Q8_GROUP>().0;
+    let scale = _mm512_set1_ps(args.scale);
+    for group in 0..keys.len() / (d / 4) {
+        let mut sums = [_mm512_setzero_ps(); N];
+        for block in 0..blocks {
+            let mut dots = [[_mm512_setzero_si512(); 2]; N];
+            for four in 0..Q8_BLOCK / 4 {
+                let place = block * (Q8_BLOCK / 4) + four;
+                let key = load512(&keys[group * (d / 4) + place].map(|x| x as u8 ^ 0x80));
+                for ((query, _), dots) in all.iter().zip(&mut dots) {
+                    let query = i32::from_le_bytes(query.as_chunks::<4>().0[place].map(|x| x as u8));
+                    dots[four % 2] = _mm512_dpbusd_epi32(dots[four % 2], key, _mm512_set1_epi32(query));
+                }
+            }
+            let key_scale = widen(&scales[group * blocks + block]);
+            for (((query, query_scales), dots), sum) in all.iter().zip(&dots).zip(&mut sums) {
+                let of_block = &query[block * Q8_BLOCK..][..Q8_BLOCK];
+                let bias = 128 * of_block.iter().map(|x| i32::from(*x)).sum::<i32>();
+                let dot = _mm512_sub_epi32(_mm512_add_epi32(dots[0], dots[1]), _mm512_set1_epi32(bias));
+                let factor = _mm512_mul_ps(key_scale, _mm512_set1_ps(query_scales[block]));
+                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), factor, *sum);
+            }
+        }
+        for (q, sum) in sums.iter().enumerate() {
+            let out = &mut args.out[q * args.stride + group * Q8_GROUP..][..Q8_GROUP];
+            super::simd512::store_f32(out, _mm512_mul_ps(*sum, scale));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+pub(super) fn values_f16(args: &mut ValuesF16<'_>) {
+    if !args.head_dim.is_multiple_of(WIDTH) {
+        return portable::values_f16::<F16c>(args);
+    }
+    match args.counts.len() {
+        1 => values_of::<1>(args),
+        2 => values_of::<2>(args),
+        3 => values_of::<3>(args),
+        QUERIES => values_of::<QUERIES>(args),
+        _ => portable::values_f16::<F16c>(args),
+    }
+}
+
+/// For every partial sum of sixty-four elements: in registers over all positions that go to it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn values_of<const N: usize>(args: &mut ValuesF16<'_>) {
+    let (d, stride, parts) = (args.head_dim, args.stride, args.parts.clone());
+    let counts: [usize; N] = args.counts.try_into().expect("the caller matched the number");
+    let longest = *counts.iter().max().unwrap_or(&0);
+    let equal = counts.iter().all(|count| *count == longest);
+    let per_run = args.runs.first().map_or(PARTS, |run| run.len() / d);
+    for column in (0..d).step_by(WIDTH) {
+        for part in parts.clone() {
+            prefetch(args.next, d, column, part);
+            let place = |q: usize| (q * parts.len() + part - parts.start) * d + column;
+            let mut sums: [[__m512; 4]; N] = std::array::from_fn(|q| {
+                let sums = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
+                std::array::from_fn(|i| super::simd512::load_f32(&sums[i]))
+            });
+            for position in (part..longest).step_by(PARTS) {
+                let run = args.runs[position / per_run];
+                let value = run[position % per_run * d + column..][..WIDTH].as_chunks::<16>().0;
+                let value: [__m512; 4] = std::array::from_fn(|i| widen(&value[i]));
+                for q in 0..N {
+                    if equal || position < counts[q] {
+                        let weight = _mm512_set1_ps(args.weights[q * stride + position]);
+                        for i in 0..4 {
+                            sums[q][i] = _mm512_fmadd_ps(weight, value[i], sums[q][i]);
+                        }
+                    }
+                }
+            }
+            for (q, sums) in sums.iter().enumerate() {
+                let out = args.sums[place(q)..][..WIDTH].as_chunks_mut::<16>().0;
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    super::simd512::store_f32(out, *sum);
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+pub(super) fn values_q8_0(args: &mut ValuesQ8<'_>) {
+    if !args.columns.len().is_multiple_of(WIDTH) {
+        return portable::values_q8_0::<F16c>(args);
+    }
+    match args.counts.len() {
+        1 => values_q8_of::<1>(args),
+        2 => values_q8_of::<2>(args),
+        3 => values_q8_of::<3>(args),
+        QUERIES => values_q8_of::<QUERIES>(args),
+        _ => portable::values_q8_0::<F16c>(args),
+    }
+}
+
+/// Sixty-four elements at a time, in registers over all positions of a run.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn values_q8_of<const N: usize>(args: &mut ValuesQ8<'_>) {
+    let (d, blocks, stride) = (args.head_dim, args.head_dim / Q8_BLOCK, args.stride);
+    let counts: [usize; N] = args.counts.try_into().expect("the caller matched the number");
+    let longest = *counts.iter().max().unwrap_or(&0);
+    let equal = counts.iter().all(|count| *count == longest);
+    let mut start = 0;
+    for run in args.runs {
+        let positions = (run.quants.len() / d).min(longest.saturating_sub(start));
+        for column in args.columns.clone().step_by(WIDTH) {
+            let place = |q: usize| q * args.columns.len() + column - args.columns.start;
+            let mut sums: [[__m512; 4]; N] = std::array::from_fn(|q| {
+                let sums = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
+                std::array::from_fn(|i| super::simd512::load_f32(&sums[i]))
+            });
+            for position in 0..positions {
+                let quants = run.quants[position * d + column..][..WIDTH].as_chunks::<16>().0;
+                let scales = &run.scales[position * blocks + column / Q8_BLOCK..][..WIDTH / Q8_BLOCK];
+                let value: [__m512; 4] = std::array::from_fn(|i| {
+                    let quants = _mm512_cvtepi8_epi32(super::simd::load128(&quants[i]));
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(quants), half(scales[i / 2]))
+                });
+                for q in 0..N {
+                    if equal || start + position < counts[q] {
+                        let weight = _mm512_set1_ps(args.weights[q * stride + start + position]);
+                        for i in 0..4 {
+                            sums[q][i] = _mm512_fmadd_ps(weight, value[i], sums[q][i]);
+                        }
+                    }
+                }
+            }
+            for (q, sums) in sums.iter().enumerate() {
+                let out = args.sums[place(q)..][..WIDTH].as_chunks_mut::<16>().0;
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    super::simd512::store_f32(out, *sum);
+                }
+            }
+        }
+        start += run.quants.len() / d;
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn widen(values: &[u16; 16]) -> __m512 {
+    // SAFETY: the reference covers the 32 bytes read.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
+}
+
+/// A half float in all lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn half(bits: u16) -> __m512 {
+    _mm512_cvtph_ps(_mm256_set1_epi16(bits as i16))
+}
+
+/// Fetches what the sums of `part` will read of `runs` into the second-level cache.
+#[inline(always)]
+fn prefetch(runs: &[&[u16]], d: usize, column: usize, part: usize) {
+    for run in runs {
+        for row in (part..run.len() / d).step_by(PARTS) {
+            for line in 0..WIDTH * 2 / 64 {
+                let start = run.as_ptr().wrapping_add(row * d + column + line * 32);
+                // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(start.cast()) };
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! AVX-512 VNNI kernels of the compact head: `vpdpbusd` of the codes with both bytes of the activations.
+//!
+//! A vector holds four columns of sixteen rows, so that no sum crosses lanes; codes are unpacked once for all queries
+//! of a call. Results equal the scalar ones bit for bit: integer sums are exact, float operations the same.
+
+use super::simd512::{broadcast4, load_f32, load512, store_f32};
+use crate::kernels::SimdLevel;
+use crate::kernels::arch::all::head as portable;
+use crate::kernels::head::{BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape};
+use std::arch::x86_64::*;
+
+pub const HEAD: HeadKernel =
+    HeadKernel { id: "head.q4x2.avx512", level: SimdLevel::Avx512, pack, coarse, fine };
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn pack(args: &mut Pack<'_>) {
+    portable::pack(args);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn coarse(args: &mut Coarse<'_>) {
+    match args.queries.len() {
+        1 => coarse_of::<1>(args),
+        2 => coarse_of::<2>(args),
+        3 => coarse_of::<3>(args),
+        _ => coarse_of::<4>(args),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn coarse_of<const N: usize>(args: &mut Coarse<'_>) {
+    let queries: &[Query; N] = args.queries.try_into().expect("the caller matched the number");
+    let (blocks, bytes) = (args.shape.blocks(), args.shape.coarse_bytes());
+    let nibble = _mm512_set1_epi8(15);
+    for (group, packed) in args.groups.chunks_exact(bytes).enumerate() {
+        let (codes, multipliers) = packed.split_at(blocks * COARSE_BYTES);
+        let (codes, multipliers) = (codes.as_chunks::<64>().0, multipliers.as_chunks::<GROUP>().0);
+        let (mut scores, mut squares) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
+        for (block, (codes, multipliers)) in codes.as_chunks::<4>().0.iter().zip(multipliers).enumerate() {
+            for codes in codes {
+                prefetch(codes);
+            }
+            let [a, b, c, d] = [0, 1, 2, 3].map(|i| load512(&codes[i]));
+            let low = |v| _mm512_and_si512(v, nibble);
+            let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), nibble);
+            let codes = [low(a), low(b), low(c), low(d), high(a), high(b), high(c), high(d)];
+            let c = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(super::simd::load128(multipliers)));
+            let square = _mm512_mul_ps(c, c);
+            for (n, query) in queries.iter().enumerate() {
+                let high = query.high.as_chunks::<BLOCK>().0[block].as_chunks::<4>().0;
+                let low = query.low.as_chunks::<BLOCK>().0[block].as_chunks::<4>().0;
+                let mut sums = [_mm512_setzero_si512(); 4];
+                for i in 0..8 {
+                    sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], codes[i], broadcast(&high[i]));
+                    sums[2 + i % 2] = _mm512_dpbusd_epi32(sums[2 + i % 2], codes[i], broadcast(&low[i]));
+                }
+                let high = _mm512_slli_epi32::<9>(_mm512_add_epi32(sums[0], sums[1]));
+                let low = _mm512_slli_epi32::<1>(_mm512_add_epi32(sums[2], sums[3]));
+                let sum = _mm512_set1_epi32(query.sums[block]);
+                let dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(high, low), sum));
+                let factor = _mm512_mul_ps(c, _mm512_set1_ps(query.scales[block]));
+                scores[n] = _mm512_fmadd_ps(dot, factor, scores[n]);
+                squares[n] = _mm512_fmadd_ps(square, _mm512_set1_ps(query.squares[block]), squares[n]);
+            }
+        }
+        let scale = load_f32(&args.scales.as_chunks::<GROUP>().0[group]);
+        for n in 0..N {
+            let out = n * args.stride + group * GROUP;
+            store_f32(&mut args.scores[out..out + GROUP], _mm512_mul_ps(scale, scores[n]));
+            let spread = _mm512_mul_ps(scale, _mm512_sqrt_ps(squares[n]));
+            store_f32(&mut args.spreads[out..out + GROUP], spread);
+            args.done += GROUP as u64;
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn fine(shape: Shape, row: &[u8], query: &Query) -> f32 {
+    let blocks = shape.blocks();
+    let (codes, multipliers) = row.split_at(blocks * BLOCK / 2);
+    let codes = codes.as_chunks::<{ BLOCK / 2 }>().0;
+    let nibble = _mm256_set1_epi8(15);
+    let mut sums = _mm512_setzero_ps();
+    // Two blocks at a time, even ones in the lower half; a last one alone has zeros above it.
+    for first in (0..blocks).step_by(2) {
+        let two = first + 1 < blocks;
+        let unpack = |block: usize| {
+            let packed = super::simd::load128(&codes[block]);
+            _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), nibble)
+        };
+        let upper = if two { unpack(first + 1) } else { _mm256_setzero_si256() };
+        let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(unpack(first)), upper);
+        let mask = if two { u64::MAX } else { u64::from(u32::MAX) };
+        let activations = |plane: &[i8]| load_i8(&plane[first * BLOCK..], mask);
+        let high = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, activations(&query.high));
+        let low = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, activations(&query.low));
+        let fours = load_i32(&query.fours[first * BLOCK / 4..], mask);
+        let dot = _mm512_add_epi32(_mm512_slli_epi32::<9>(high), _mm512_slli_epi32::<1>(low));
+        let dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(dot, fours));
+        let factor = |block: usize| f32::from(multipliers[block]) * query.scales[block];
+        let upper = if two { factor(first + 1) } else { 0.0 };
+        let factors = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(factor(first)), _mm512_set1_ps(upper));
+        let added = _mm512_fmadd_ps(dot, factors, sums);
+        sums = _mm512_mask_blend_ps(if two { 0xffff } else { 0x00ff }, sums, added);
+    }
+    let mut lanes = [0f32; FINE_LANES];
+    store_f32(&mut lanes, sums);
+    portable::add_up(lanes)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn broadcast(four: &[i8; 4]) -> __m512i {
+    broadcast4(&four.map(|x| x as u8))
+}
+
+/// The bytes of `mask` from the start of `values`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn load_i8(values: &[i8], mask: u64) -> __m512i {
+    assert!(values.len() >= (64 - mask.leading_zeros()) as usize);
+    // SAFETY: the mask covers bytes of the slice; others are not touched.
+    unsafe { _mm512_maskz_loadu_epi8(mask, values.as_ptr()) }
+}
+
+/// As [`load_i8`], four bytes of the mask to a lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn load_i32(values: &[i32], mask: u64) -> __m512i {
+    let lanes = (64 - mask.leading_zeros()) as usize / 4;
+    assert!(values.len() >= lanes);
+    // SAFETY: the mask covers lanes of the slice; others are not touched.
+    unsafe { _mm512_maskz_loadu_epi32((0xffffu32 >> (16 - lanes)) as u16, values.as_ptr()) }
+}
+
+/// Fetches what lies a few blocks later: two streams per group are more than the hardware follows at full speed.
+#[inline(always)]
+fn prefetch(codes: &[u8; 64]) {
+    // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(codes.as_ptr().wrapping_add(8192).cast()) };
+}
