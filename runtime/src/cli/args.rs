@@ -511,6 +511,9 @@ pub struct KernelsArgs {
     /// Columns of the weights of the lab
     #[arg(long, value_name = "N", default_value_t = 2560)]
     pub columns: usize,
+    /// Rows of the weights of the lab and of tuning (default: more than the caches hold where reading is the limit)
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
     /// Numbers of activation rows of the lab
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8, 128])]
     pub count: Vec<usize>,
