@@ -37,6 +37,21 @@ pub enum Error {
     /// Kernels that must agree bit for bit do not.
     #[error("{what}; {remedy}")]
     Diverged { what: String, remedy: String },
+    /// A program that is needed is missing or does not work.
+    #[error("{what}; {remedy}")]
+    Toolchain { what: String, remedy: String },
+    /// A download failed, or a package index could not be reached.
+    #[error("{what}; {remedy}")]
+    Network { what: String, remedy: String },
+    /// A licence to accept, or a token to give, before a model may be fetched.
+    #[error("{what}; {remedy}")]
+    Gated { what: String, remedy: String },
+    /// A file that is not the one it must be.
+    #[error("{what}; {remedy}")]
+    Mismatch { what: String, remedy: String },
+    /// Not in the cache, and the network is switched off.
+    #[error("{what}; {remedy}")]
+    Offline { what: String, remedy: String },
     #[error("interrupted")]
     Interrupted,
 }
@@ -46,6 +61,7 @@ impl Error {
         match self {
             Error::Malformed { .. } | Error::Unsupported { .. } | Error::Numeric { .. } => ExitCode::BadInput,
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ExitCode::NotFound,
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ExitCode::Limit,
             Error::Io { .. } => ExitCode::BadInput,
             Error::NotFound { .. } => ExitCode::NotFound,
             Error::Unavailable { .. } => ExitCode::Unavailable,
@@ -53,6 +69,11 @@ impl Error {
             Error::Limit { .. } => ExitCode::Limit,
             Error::Refused { .. } => ExitCode::CheckFailed,
             Error::Diverged { .. } => ExitCode::Diverged,
+            Error::Toolchain { .. } => ExitCode::Toolchain,
+            Error::Network { .. } => ExitCode::Network,
+            Error::Gated { .. } => ExitCode::Gated,
+            Error::Mismatch { .. } => ExitCode::Mismatch,
+            Error::Offline { .. } => ExitCode::Offline,
             Error::Interrupted => ExitCode::Interrupted,
         }
     }
@@ -75,5 +96,21 @@ impl Error {
 
     pub fn limit(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Error::Limit { what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn network(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Network { what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn not_found(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::NotFound { what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn gated(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Gated { what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn mismatch(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Error::Mismatch { what: what.into(), remedy: remedy.into() }
     }
 }

@@ -15,6 +15,7 @@ pub mod kernels;
 pub mod limits;
 pub mod machine;
 pub mod model;
+pub mod models;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod quant;

@@ -95,6 +95,11 @@ pub fn build(ctx: &Ctx, package: &str, target: &str, features: &[&str]) -> Resul
     run_build(ctx, &build_command(ctx, package, target, features)?, target)
 }
 
+/// As [`build`], for the platform `platform`.
+pub fn build_for(ctx: &Ctx, package: &str, target: &str, platform: &str) -> Result<PathBuf> {
+    run_build(ctx, &build_command(ctx, package, target, &[])?.args(["--target", platform]), target)
+}
+
 fn build_command(ctx: &Ctx, package: &str, target: &str, features: &[&str]) -> Result<Command> {
     let mut command = ctx
         .cargo(["build", "--release", "--locked", "-p", package, "--bin", target])?

@@ -4,6 +4,7 @@ use crate::reference::source::Source;
 use bitforge_discovery::Lane;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The one entry point of bitforge: check the machine, build, fetch, generate text, test.
@@ -28,7 +29,7 @@ pub enum Command {
     Test(Test),
     /// Say what this machine has, what it lacks, and the command that fixes it.
     Preflight(Preflight),
-    /// List, fetch and locate the models of the catalog.
+    /// Fetch, verify, locate, compare and bundle models (through `bitnet models`), make synthetic ones, drill.
     #[command(subcommand)]
     Models(Models),
     /// Build the C++ references from pinned sources, list, remove and locate the builds.
@@ -46,6 +47,8 @@ pub enum Command {
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
     Crossval(crate::crossval::CrossvalArgs),
+    /// How well models predict held-out text, against committed perplexities and PyTorch's.
+    Eval(crate::eval::EvalArgs),
     /// Judge what a step wrote about itself.
     #[command(subcommand)]
     Receipt(crate::receipts::verify::ReceiptCommand),
@@ -70,12 +73,12 @@ pub struct BugReport {
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or a fixture without network).
+    /// A name of the catalog, or a path to a GGUF file (default: smollm2-135m, or the trained fixture without network).
     #[arg(long)]
     pub model: Option<String>,
-    /// The beginning of the text.
-    #[arg(long, default_value = "The three primary colors are")]
-    pub prompt: String,
+    /// The beginning of the text (default: one that suits the model).
+    #[arg(long)]
+    pub prompt: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 64)]
     pub max_tokens: u32,
@@ -111,6 +114,8 @@ pub enum UpStep {
     Model,
     /// Our logits against every engine that can judge them.
     Crossval,
+    /// How well the trained fixtures predict held-out text.
+    Eval,
     /// Speed, next to the references and the machine's limits.
     Bench,
     /// Text from the model.
@@ -120,7 +125,7 @@ pub enum UpStep {
 }
 
 impl UpStep {
-    pub const ALL: [UpStep; 10] = [
+    pub const ALL: [UpStep; 11] = [
         UpStep::Preflight,
         UpStep::Build,
         UpStep::Reference,
@@ -128,6 +133,7 @@ impl UpStep {
         UpStep::Kernels,
         UpStep::Model,
         UpStep::Crossval,
+        UpStep::Eval,
         UpStep::Bench,
         UpStep::Text,
         UpStep::Receipts,
@@ -142,6 +148,7 @@ impl UpStep {
             UpStep::Kernels => "kernels",
             UpStep::Model => "model",
             UpStep::Crossval => "crossval",
+            UpStep::Eval => "eval",
             UpStep::Bench => "bench",
             UpStep::Text => "text",
             UpStep::Receipts => "receipts",
@@ -213,17 +220,36 @@ pub enum Class {
 
 #[derive(Debug, Subcommand)]
 pub enum Models {
-    /// What the catalog holds and what is already here.
-    List,
-    /// Download a model, verify it, and print its path.
-    Fetch(Fetch),
-    /// Print the path of a fetched model.
-    Path {
-        /// A name of the catalog.
-        name: String,
-    },
     /// Make a model of random weights at a real model's shape, and print its path.
     Synth(Synth),
+    /// Fetch from a faulty hub on loopback: killed again and again, or timed.
+    Drill(Drill),
+    /// Everything else is `bitnet models`: list, fetch, verify, path, rm, inspect, diff, bundle.
+    #[command(external_subcommand)]
+    Binary(Vec<OsString>),
+}
+
+#[derive(Debug, Args)]
+pub struct Drill {
+    #[arg(value_enum)]
+    pub kind: DrillKind,
+    /// Size of the file (default: 200 to kill, 1024 to time).
+    #[arg(long)]
+    pub mib: Option<u64>,
+    /// Kills, or rounds (default: 50, 5).
+    #[arg(long)]
+    pub times: Option<u64>,
+    /// Where the kills fall.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DrillKind {
+    /// SIGKILL at random points: it goes on, and never leaves a bad file.
+    Kill,
+    /// Next to what the disk and one core's sha256 allow.
+    Speed,
 }
 
 #[derive(Debug, Args)]
@@ -245,15 +271,6 @@ pub struct Synth {
     /// The file to write (default: in the cache folder, under a name that says what it is).
     #[arg(long)]
     pub out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Fetch {
-    /// A name of the catalog.
-    pub name: String,
-    /// Read the cached file again and compare its sha256.
-    #[arg(long)]
-    pub verify: bool,
 }
 
 #[derive(Debug, Args)]

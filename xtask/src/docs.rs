@@ -80,6 +80,7 @@ fn receipts() -> String {
     for (kind, by) in [
         ("run", "`bitnet run --receipt FILE`, `cargo xtask up`"),
         ("crossval", "`cargo xtask crossval`"),
+        ("eval", "`cargo xtask eval`"),
         ("bench", "`cargo xtask bench`"),
         ("preflight, build, reference, symbols, kernels, model", "the steps of `cargo xtask up`"),
     ] {

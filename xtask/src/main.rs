@@ -13,6 +13,7 @@ pub mod crossval;
 pub mod ctx;
 pub mod docs;
 pub mod engine;
+pub mod eval;
 pub mod exit;
 pub mod fixtures;
 pub mod kernels;
@@ -20,6 +21,7 @@ pub mod lock;
 pub mod models;
 pub mod preflight;
 pub mod proc;
+pub mod python;
 pub mod receipts;
 pub mod reference;
 pub mod report;
@@ -65,6 +67,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Docs(args) => docs::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
         Command::Crossval(args) => crossval::run(ctx, args),
+        Command::Eval(args) => eval::run(ctx, args),
         Command::Receipt(command) => receipts::verify::run(ctx, command),
         Command::Kernels(command) => kernels::run(ctx, command),
         Command::Tidy => tidy::run(ctx),

@@ -1,12 +1,16 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
+mod rewrite;
+
+pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
+
+use super::models_args::ModelsCommand;
 use crate::chat::ChatMode;
 use crate::engine::head::HeadMode;
 use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
 use crate::quant::I2sLayout;
 use crate::quant::activation::ActivationQuant;
-use crate::tensor::TensorType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -16,11 +20,14 @@ use std::path::PathBuf;
 Examples:
   bitnet run --model smollm2-135m --prompt 'The capital of France is' --max-tokens 32
   bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
+  bitnet models fetch bitnet-2b4t
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
+  bitnet perplexity --model model.gguf --file text.txt
 
-Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 7 refused in strict
-mode, 8 limit reached, 9 kernels differ, 130 interrupted.")]
+Exit codes: 0 done, 2 usage, 3 bad input, 4 not found, 5 unavailable here, 6 network, 7 refused in
+strict mode, 8 limit reached, 9 kernels differ, 10 a tool is missing, 13 gated, 14 mismatch,
+15 offline, 130 interrupted.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -38,6 +45,11 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Show what a GGUF file holds
     Inspect(InspectArgs),
+    /// Measure how well the model predicts a text
+    Perplexity(PerplexityArgs),
+    /// Fetch, verify, locate, compare and bundle models
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Make a GGUF file from a Hugging Face model directory
     Convert(ConvertArgs),
     /// Make a GGUF file with other weight types from a GGUF file
@@ -58,6 +70,8 @@ impl Command {
             Command::Logits(args) => args.json,
             Command::Evaluate(_) => false,
             Command::Inspect(args) => args.json,
+            Command::Perplexity(args) => args.json,
+            Command::Models(command) => command.json(),
             Command::Convert(args) => args.rewrite.json,
             Command::Quantize(args) => args.rewrite.json,
             Command::Bench(args) => args.json,
@@ -78,7 +92,7 @@ pub enum Format {
 /// Which file, and how its bytes are taken.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// A GGUF file, or a name of the catalog (`cargo xtask models list`)
+    /// A GGUF file, or a model that was fetched (`bitnet models list`)
     #[arg(long, short, value_name = "PATH|NAME")]
     pub model: String,
     /// Read the file into memory instead of mapping it
@@ -147,6 +161,10 @@ pub struct WeightArgs {
     /// between shapes (default: the file's own, else bitnet.cpp's presets)
     #[arg(long, value_name = "FILE|SIZES")]
     pub tl_config: Option<String>,
+    /// What the codes 0 to 3 stand for in the older forms of I2_S (BitNet32-F16, QK256), x for one that must not occur:
+    /// such files are refused without it
+    #[arg(long, value_name = "V,V,V,V", allow_hyphen_values = true)]
+    pub code_map: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -379,7 +397,36 @@ pub struct EvaluateArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Positions to state the memory for (default: what the model was trained for, 4096 at most)
+    #[arg(long, short, value_name = "N")]
+    pub ctx_size: Option<usize>,
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  bitnet perplexity -m model.gguf -f wiki.test.raw
+  bitnet perplexity -m model.gguf -f text.txt --ctx-size 256 --chunks 8 --json
+
+As llama.cpp's tool measures it: the text is cut into chunks of the context's length, the first token of each is
+replaced by BOS where the model has it, the second half of each is scored, and what is left at the end is dropped.
+The result is exp of the mean negative log likelihood, with its standard error.")]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// The text; `-` reads stdin, one newline at the end is dropped
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Tokens of a chunk
+    #[arg(long, short, value_name = "N", default_value_t = 512)]
+    pub ctx_size: usize,
+    /// Chunks to score at most (default: all)
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+    /// Print one JSON object, with the sum of every chunk
     #[arg(long)]
     pub json: bool,
 }
@@ -430,6 +477,25 @@ pub struct KernelsArgs {
     /// where they differ in a bit
     #[arg(long, value_name = "FILE", conflicts_with = "kernels")]
     pub replay: Option<PathBuf>,
+    /// Instead, check every kernel for weights of this type against the scalar definition and time them in turns
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["kernels", "replay"])]
+    pub lab: Option<String>,
+    /// Instead, time the kernels for the shapes of this model, and write a profile that later runs on this CPU with
+    /// this binary load
+    #[arg(long, value_name = "PATH|NAME", conflicts_with_all = ["kernels", "replay", "lab"])]
+    pub tune: Option<String>,
+    /// Columns of the weights of the lab
+    #[arg(long, value_name = "N", default_value_t = 2560)]
+    pub columns: usize,
+    /// Numbers of activation rows of the lab
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8, 128])]
+    pub count: Vec<usize>,
+    /// Threads of the lab and of tuning (default: the CPUs this process may use)
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Rounds of the lab and of tuning
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub rounds: usize,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -447,98 +513,6 @@ pub struct LimitsArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-}
-
-/// How a new model file is written.
-#[derive(Args, Debug)]
-pub struct RewriteArgs {
-    /// Type of the token embedding (default: f16 beside ternary layers, else as --type; the embedding that is also the
-    /// head as the head)
-    #[arg(long, value_name = "TYPE")]
-    pub embedding_type: Option<TensorType>,
-    /// Type of the head, where it is a tensor of its own (default: f16 beside ternary layers, q6_k beside smaller types)
-    #[arg(long, value_name = "TYPE")]
-    pub output_type: Option<TensorType>,
-    /// Replace the output file where it exists
-    #[arg(long)]
-    pub force: bool,
-    /// Threads (default: BITNET_THREADS, else the CPUs this process may use)
-    #[arg(long, short, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Print one JSON object, with what was done to every tensor
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  bitnet convert bitnet-b1.58-2B-4T-bf16 -o 2b4t-i2_s.gguf
-  bitnet convert Llama3-8B-1.58-100B-tokens -o llama3-tq2_0.gguf --outtype tq2_0
-  bitnet convert bitnet_b1_58-3B -o masters-f16.gguf --outtype f16
-
-The directory has config.json, the tokenizer's files, and the weights as safetensors. docs/howto/convert.md has a
-walk-through for each family.")]
-pub struct ConvertArgs {
-    /// The directory of the model
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
-    /// The file to write
-    #[arg(long, short, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Type of the linear layers (default: i2_s for ternary models, else f16)
-    #[arg(long, value_name = "TYPE")]
-    pub outtype: Option<TensorType>,
-    /// What weight_scale does to packed weights (default: by config.json)
-    #[arg(long, value_enum, value_name = "MEANING")]
-    pub weight_scale: Option<WeightScaleArg>,
-    /// The pre-tokenizer, where tokenizer.json has one that is not recognised
-    #[arg(long, value_name = "NAME")]
-    pub pre: Option<String>,
-    /// Tile sizes for TL1 or TL2: a kernel_config.ini of bitnet.cpp, or MxK:BM,BK,BMM per shape with semicolons between
-    /// shapes (default: bitnet.cpp's presets)
-    #[arg(long, value_name = "FILE|SIZES")]
-    pub tl_config: Option<String>,
-    /// The model's name in the file (default: by config.json, else the directory's)
-    #[arg(long, value_name = "TEXT")]
-    pub name: Option<String>,
-    #[command(flatten)]
-    pub rewrite: RewriteArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WeightScaleArg {
-    /// Weight = code * weight_scale (AutoBitLinear)
-    Multiply,
-    /// Weight = code / weight_scale (BitLinear)
-    Divide,
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  bitnet quantize masters-f16.gguf model-i2_s.gguf --type i2_s
-  bitnet quantize model-i2_s.gguf model-tq2_0.gguf --type tq2_0 --embedding-type q6_k
-  bitnet quantize smollm2-135m smollm2-q8_0.gguf --type q8_0 --allow-requantize
-
-Master weights become ternary by the mean of their magnitudes; weights that are ternary already keep their codes.")]
-pub struct QuantizeArgs {
-    /// A GGUF file, or a name of the catalog
-    #[arg(value_name = "IN")]
-    pub input: String,
-    /// The file to write
-    #[arg(value_name = "OUT")]
-    pub out: PathBuf,
-    /// Type of the linear layers
-    #[arg(long, value_name = "TYPE")]
-    pub r#type: TensorType,
-    /// Decode and quantize again what is block-quantized already
-    #[arg(long)]
-    pub allow_requantize: bool,
-    #[command(flatten)]
-    pub weights: WeightArgs,
-    #[command(flatten)]
-    pub rewrite: RewriteArgs,
 }
 
 #[cfg(test)]

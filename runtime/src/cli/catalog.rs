@@ -1,75 +1,58 @@
-//! From what `--model` says to the path of a file: a path as it is, or a name of the catalog.
+//! From what `--model` says to the path of a file: a path as it is, a name of the catalog, or the address of a model
+//! that was fetched.
 //!
-//! The catalog is `tools/models.toml`, compiled in. A name is where `cargo xtask models fetch` puts it:
-//! `<cache>/models/<name>/<file>`. Deliberately absent: fetching.
+//! Deliberately absent: fetching (`bitnet models fetch`).
 
+use crate::models::{Context, Spec, fetch};
 use crate::{Error, Result};
-use bitforge_schema::env::{Env, nearest};
+use bitforge_schema::catalog::Catalog;
+use bitforge_schema::env::Env;
 use bitforge_schema::paths::cache_dir;
-use serde::Deserialize;
 use std::path::{Path, PathBuf};
-
-const CATALOG: &str = include_str!("../../../tools/models.toml");
-
-#[derive(Deserialize)]
-struct Catalog {
-    model: Vec<Entry>,
-}
-
-/// What this side needs of an entry.
-#[derive(Deserialize)]
-struct Entry {
-    name: String,
-    /// Path of the file inside its source; the cache keeps the last part.
-    member: String,
-}
+use std::sync::Arc;
 
 /// The file that `model` means.
 ///
 /// # Errors
-/// `NotFound` with the command that fetches a catalog entry, or with the nearest name.
+/// `NotFound` with the command that fetches it, or with the nearest name.
 pub fn resolve(env: &Env, model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
-    let entries = entries();
-    let Some(entry) = entries.iter().find(|entry| entry.name == model) else {
-        return if path.exists() || looks_like_a_path(model) {
-            Ok(path.into())
-        } else {
-            Err(unknown(model, &entries))
-        };
-    };
+    let catalog = Catalog::committed();
+    let is_address =
+        ["hf:", "pypi:", "http://", "https://", "file:"].iter().any(|kind| model.starts_with(kind));
     if path.is_file() {
         return Ok(path.into());
     }
-    let fetch = format!("run `cargo xtask models fetch {}`", entry.name);
-    let Some(cache) = cache_dir(env) else {
-        let what = format!("there is no cache directory to look for model '{model}' in");
-        return Err(Error::NotFound { what, remedy: format!("set BITNET_CACHE_DIR, then {fetch}") });
-    };
-    let file = entry.member.rsplit('/').next().unwrap_or(&entry.member);
-    let cached = cache.join("models").join(&entry.name).join(file);
-    if cached.is_file() {
-        return Ok(cached);
+    if catalog.get(model).is_none() && !is_address {
+        return if path.exists() || looks_like_a_path(model) {
+            Ok(path.into())
+        } else {
+            Err(unknown(model, &catalog))
+        };
     }
-    let what = format!("model '{model}' is not in the cache ({})", cached.display());
-    Err(Error::NotFound { what, remedy: fetch })
-}
-
-fn entries() -> Vec<Entry> {
-    toml::from_str::<Catalog>(CATALOG).expect("the catalog is compiled in and a test parses it").model
+    if cache_dir(env).is_none() {
+        let what = format!("there is no cache folder to look for model '{model}' in");
+        let remedy = format!("set BITNET_CACHE_DIR, then run `bitnet models fetch {model}`");
+        return Err(Error::not_found(what, remedy));
+    }
+    let found = fetch::locate(&Context::new(env, Arc::default(), true, &|_| ())?, &Spec::parse(model)?)?;
+    if found.is_dir() {
+        let what = format!("'{model}' is a checkpoint, not a GGUF file");
+        return Err(Error::unsupported(&found, what, "convert it first: `bitnet convert`"));
+    }
+    Ok(found)
 }
 
 fn looks_like_a_path(model: &str) -> bool {
     model.contains(std::path::MAIN_SEPARATOR) || model.ends_with(".gguf")
 }
 
-fn unknown(model: &str, entries: &[Entry]) -> Error {
-    let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-    let near =
-        nearest(model, names.iter().copied()).map(|near| format!(" (nearest: {near})")).unwrap_or_default();
+fn unknown(model: &str, catalog: &Catalog) -> Error {
+    let near = catalog.nearest(model).map(|near| format!(" (nearest: {near})")).unwrap_or_default();
+    let names: Vec<&str> = catalog.models.iter().map(|model| model.name.as_str()).collect();
     Error::NotFound {
         what: format!("'{model}' is neither a file nor a name of the catalog{near}"),
-        remedy: format!("give the path of a .gguf file or one of: {}", names.join(", ")),
+        remedy: format!("give the path of a .gguf file, an address, or one of: {}", names.join(", ")),
     }
 }
 
@@ -89,11 +72,12 @@ mod tests {
         let cache = tempfile::tempdir().expect("a temporary directory");
         let env = Env::from_pairs([("BITNET_CACHE_DIR", cache.path().to_str().expect("UTF-8"))]);
         let missing = resolve(&env, "smollm2-135m").expect_err("not fetched").to_string();
-        assert!(missing.ends_with("run `cargo xtask models fetch smollm2-135m`"), "{missing}");
+        assert!(missing.ends_with("run `bitnet models fetch smollm2-135m`"), "{missing}");
         let dir = cache.path().join("models/smollm2-135m");
         std::fs::create_dir_all(&dir).expect("a directory");
         let file = dir.join("SmolLM2-135M-Instruct.Q4_1.gguf");
-        std::fs::write(&file, b"GGUF").expect("a file");
+        let full = std::fs::File::create(&file).and_then(|file| file.set_len(98_362_432));
+        full.expect("a file of the right size");
         assert_eq!(resolve(&env, "smollm2-135m").expect("fetched"), file);
     }
 

@@ -55,6 +55,13 @@ impl Ctx {
         self.print(&(text + "\n"))
     }
 
+    /// Writes `value` to stdout as one line, the last of a command whose output is JSON lines.
+    pub fn print_json_line(&mut self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(value).expect("keys are strings and no Serialize of ours fails");
+        self.printed_json = true;
+        self.print(&(text + "\n"))
+    }
+
     /// Whether a failure may still be told as JSON, stdout being empty.
     pub fn wants_json_error(&self) -> bool {
         self.format == Format::Json && !self.printed_json

@@ -13,20 +13,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Bytes hashed between looks at the interrupt flag.
 const CHUNK: usize = 64 << 20;
 
-/// The file of these `bytes`; `path` gives the name.
+/// The file of these `bytes`, or of these parts one after the other (as of `cat`); `path` gives the name.
 ///
 /// # Errors
 /// [`Error::Interrupted`] where the flag is set.
-pub fn file(path: &Path, bytes: &[u8], interrupt: &AtomicBool) -> Result<FileFacts> {
-    let mut hasher = Sha256::new();
-    for chunk in bytes.chunks(CHUNK) {
+pub fn file<'a>(
+    path: &Path,
+    parts: impl IntoIterator<Item = &'a [u8]>,
+    interrupt: &AtomicBool,
+) -> Result<FileFacts> {
+    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    for chunk in parts.into_iter().flat_map(|part| part.chunks(CHUNK)) {
         if interrupt.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         hasher.update(chunk);
+        bytes += chunk.len() as u64;
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(FileFacts { name, bytes: bytes.len() as u64, sha256: hex(hasher) })
+    Ok(FileFacts { name, bytes, sha256: hex(hasher) })
 }
 
 /// The executable that is running, also where its file was replaced since.
@@ -35,7 +40,7 @@ pub fn executable(interrupt: &AtomicBool) -> Result<FileFacts> {
     let running = Path::new("/proc/self/exe");
     let from = if running.exists() { running } else { &path };
     let bytes = std::fs::read(from).map_err(|e| Error::io(from, e))?;
-    let mut facts = file(&path, &bytes, interrupt)?;
+    let mut facts = file(&path, [&bytes[..]], interrupt)?;
     // Linux marks the name of a file that was replaced.
     facts.name = facts.name.trim_end_matches(" (deleted)").to_owned();
     Ok(facts)
@@ -84,6 +89,6 @@ mod tests {
 
     #[test]
     fn an_interrupt_stops_hashing() {
-        assert!(matches!(file(Path::new("a"), &[1], &AtomicBool::new(true)), Err(Error::Interrupted)));
+        assert!(matches!(file(Path::new("a"), [&[1][..]], &AtomicBool::new(true)), Err(Error::Interrupted)));
     }
 }

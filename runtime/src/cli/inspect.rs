@@ -6,11 +6,13 @@ use super::args::{Format, InspectArgs};
 use super::ctx::Ctx;
 use super::format::{Align, count, mebibytes, plain};
 use super::json::{ConfigSummary, InspectOutput, TensorSummary, TokenizerSummary};
-use super::{catalog, digest, summary};
-use crate::Result;
+use super::{catalog, digest, inspect_run, settings, summary};
 use crate::generate::load_tokenizer;
 use crate::gguf::{Array, Gguf, Value, value_type_name};
 use crate::model::ModelConfig;
+use crate::models::{references, tokenizer};
+use crate::{Error, Result};
+use bitforge_schema::catalog::{Catalog, Tokenizer as Named};
 use serde_json::{Map, json};
 use std::fmt::Write;
 
@@ -21,22 +23,30 @@ const TEXT_SHOWN: usize = 80;
 
 pub fn run(ctx: &mut Ctx, args: &InspectArgs) -> Result<()> {
     let gguf = Gguf::open(catalog::resolve(&ctx.env, &args.model.model)?, args.model.mapping())?;
-    let output = inspect(&gguf);
+    let named = Catalog::committed().get(&args.model.model).and_then(|model| model.tokenizer.clone());
+    let (mut output, misfit) = inspect(&gguf, named.as_ref());
+    let config = ModelConfig::from_gguf(&gguf).ok();
+    output.memory = config.map(|config| inspect_run::memory(&gguf, &config, args.ctx_size)).transpose()?;
+    output.kernels = inspect_run::kernels(&gguf, settings::kernel_request(&ctx.env, None)?)?;
     ctx.warn(&output.warnings);
     match ctx.format {
-        Format::Json => ctx.print_json(&output),
-        Format::Human => ctx.print(&human(&output)),
+        Format::Json => ctx.print_json(&output)?,
+        Format::Human => ctx.print(&human(&output))?,
     }
+    misfit.map_or(Ok(()), Err)
 }
 
-fn inspect(gguf: &Gguf) -> InspectOutput {
+/// What the file holds; also the error where its tokenizer does not fit.
+fn inspect(gguf: &Gguf, named: Option<&Named>) -> (InspectOutput, Option<Error>) {
     let mut warnings = Vec::new();
+    let mut misfit = None;
     let config = ModelConfig::from_gguf(gguf).map(|config| config_summary(&config));
     let config = config.map_err(|error| warnings.push(error.to_string())).ok();
     let tokenizer = match load_tokenizer(gguf) {
         Ok((tokenizer, its_warnings)) => {
             warnings.extend(its_warnings);
             let facts = digest::tokenizer(gguf, &tokenizer);
+            misfit = tokenizer::check(gguf, &tokenizer, named).err();
             Some(TokenizerSummary {
                 family: tokenizer.family(),
                 vocab_size: tokenizer.vocab_size(),
@@ -46,6 +56,10 @@ fn inspect(gguf: &Gguf) -> InspectOutput {
                 adds_bos: tokenizer.adds_bos(),
                 end_of_generation: tokenizer.end_of_generation().to_vec(),
                 has_chat_template: tokenizer.chat_template().is_some(),
+                chat_template_sha256: tokenizer.chat_template().map(references::template_digest),
+                pre: gguf.opt_str("tokenizer.ggml.pre").ok().flatten().map(str::to_owned),
+                vocabulary: tokenizer::Vocabulary::of(gguf, &tokenizer),
+                mismatch: misfit.as_ref().map(Error::to_string),
                 inferred: tokenizer.inferred().to_vec(),
                 authority: facts.authority,
                 sha256: facts.sha256,
@@ -59,21 +73,27 @@ fn inspect(gguf: &Gguf) -> InspectOutput {
     warnings.extend(gguf.require_readable_types().err().map(|error| error.to_string()));
     let tensors = gguf.tensors().iter().map(|info| TensorSummary {
         name: info.name.clone(),
-        r#type: summary::type_name(info.type_id),
+        r#type: info.type_name(),
         dims: info.dims.clone(),
+        part: info.part,
         offset: info.offset,
         bytes: info.len,
     });
-    InspectOutput {
+    let output = InspectOutput {
         model: summary::model(gguf),
         gguf_version: gguf.version(),
         alignment: gguf.alignment(),
+        parts: gguf.parts().len(),
         config,
         tokenizer,
         metadata: gguf.metadata().map(|(key, value)| (key.to_owned(), abbreviate(value))).collect(),
         tensors: tensors.collect(),
+        memory: None,
+        kernels: Vec::new(),
+        references: references::verdicts(gguf),
         warnings,
-    }
+    };
+    (output, misfit)
 }
 
 fn config_summary(config: &ModelConfig) -> ConfigSummary {
@@ -94,7 +114,7 @@ fn config_summary(config: &ModelConfig) -> ConfigSummary {
     }
 }
 
-fn abbreviate(value: &Value) -> serde_json::Value {
+pub(super) fn abbreviate(value: &Value) -> serde_json::Value {
     match value {
         Value::U8(v) => json!(v),
         Value::I8(v) => json!(v),
@@ -151,11 +171,13 @@ fn human(output: &InspectOutput) -> String {
     let mut facts: Vec<(&str, String)> = vec![
         ("file", model.path.clone()),
         ("format", format!("GGUF version {}, alignment {}", output.gguf_version, output.alignment)),
+        ("parts", output.parts.to_string()),
         ("size", format!("{} ({} bytes)", mebibytes(model.file_bytes), model.file_bytes)),
         ("name", model.name.clone().unwrap_or_else(|| "none".into())),
         ("model", model.title()),
         ("parameters", format!("{} ({})", count(model.parameters), model.parameters)),
     ];
+    facts.retain(|(name, _)| *name != "parts" || output.parts > 1);
     facts.extend(model.bits_per_weight.map(|bits| ("bits/weight", format!("{bits:.2}"))));
     if let Some(c) = &output.config {
         facts.extend([
@@ -182,6 +204,7 @@ fn human(output: &InspectOutput) -> String {
             ),
         ));
     }
+    facts.extend(inspect_run::facts(output));
     let mut out = String::new();
     for (name, fact) in facts {
         writeln!(out, "{name:<12} {fact}").expect("writing to a string does not fail");
@@ -194,7 +217,7 @@ fn human(output: &InspectOutput) -> String {
     out + &plain(&aligns, &tensors)
 }
 
-fn shown(value: &serde_json::Value) -> String {
+pub(super) fn shown(value: &serde_json::Value) -> String {
     let long = |object: &Map<String, serde_json::Value>| {
         let items: Vec<String> = object.get("first")?.as_array()?.iter().map(shown).collect();
         let kind = object.get("type")?.as_str()?;

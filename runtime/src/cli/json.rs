@@ -4,6 +4,7 @@ use crate::generate::FinishReason;
 use crate::quantize::TensorReport;
 use crate::sampling::SamplingParams;
 use bitforge_receipt_schema::run::TokenizerAuthority;
+use bitforge_schema::protocol::KernelCount;
 use bitforge_schema::selection::Selection;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -128,17 +129,65 @@ pub struct RewriteOutput {
 }
 
 #[derive(Serialize)]
+pub struct PerplexityOutput {
+    pub model: ModelSummary,
+    pub engine: EngineSummary,
+    /// Of the text.
+    pub tokens: usize,
+    pub ctx_size: usize,
+    pub chunks: usize,
+    /// Tokens that were scored, in all chunks together.
+    pub scored: usize,
+    pub perplexity: f64,
+    /// Of the perplexity, as llama.cpp derives it from the spread of the tokens' log likelihoods.
+    pub standard_error: f64,
+    /// Sum of the negative log likelihoods (nats) of each chunk.
+    pub nll: Vec<f64>,
+    pub tokens_per_second: f64,
+    pub kernels: Vec<KernelCount>,
+}
+
+#[derive(Serialize)]
 pub struct InspectOutput {
     pub model: ModelSummary,
     pub gguf_version: u32,
     pub alignment: u64,
+    /// Files of a split model, left out where there is one.
+    #[serde(skip_serializing_if = "is_one")]
+    pub parts: usize,
     /// `None` where the model cannot be run; `warnings` say why.
     pub config: Option<ConfigSummary>,
     pub tokenizer: Option<TokenizerSummary>,
     /// Long arrays as `{"type", "length", "first"}`, long strings cut.
     pub metadata: Map<String, Value>,
     pub tensors: Vec<TensorSummary>,
+    /// `None` where the model cannot be run.
+    pub memory: Option<MemorySummary>,
+    /// Which kernels would multiply by the matrices, for each weight type.
+    pub kernels: Vec<KernelUse>,
+    pub references: Vec<crate::models::references::Verdict>,
     pub warnings: Vec<String>,
+}
+
+/// What a run keeps in memory; small buffers are not counted.
+#[derive(Serialize)]
+pub struct MemorySummary {
+    /// Positions.
+    pub context: usize,
+    /// Mapped from the file.
+    pub weights_bytes: u64,
+    pub kv_cache_bytes: u64,
+    pub total_bytes: u64,
+}
+
+#[derive(Serialize)]
+pub struct KernelUse {
+    pub weight: &'static str,
+    pub matrices: usize,
+    pub bytes: u64,
+    pub activation: String,
+    /// An id of `bitnet kernels`; `None` where no kernel takes these types.
+    pub kernel: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -168,6 +217,13 @@ pub struct TokenizerSummary {
     pub adds_bos: bool,
     pub end_of_generation: Vec<u32>,
     pub has_chat_template: bool,
+    pub chat_template_sha256: Option<String>,
+    /// `tokenizer.ggml.pre`.
+    pub pre: Option<String>,
+    /// What the parts of the file say about the number of tokens.
+    pub vocabulary: crate::models::tokenizer::Vocabulary,
+    /// Why the tokenizer does not fit the model; such a file ends with exit code 14.
+    pub mismatch: Option<String>,
     /// Keys that the file lacks and whose values were inferred.
     pub inferred: Vec<&'static str>,
     /// As in receipts.
@@ -182,9 +238,22 @@ pub struct TensorSummary {
     pub r#type: String,
     /// The first is the fastest: the length of a row.
     pub dims: Vec<u64>,
-    /// From the start of the file.
+    /// The part of a split model that has the data, from 0; left out for the first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub part: usize,
+    /// From the start of the file (of the part).
     pub offset: u64,
     pub bytes: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 #[derive(Serialize)]

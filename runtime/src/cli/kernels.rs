@@ -4,7 +4,7 @@ use super::args::{Format, KernelsArgs};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
 use super::json::{CandidateRow, CapabilitiesRow, KernelRow, KernelsOutput, OperationRow};
-use super::{replay, settings};
+use super::{lab, replay, settings, tune};
 use crate::Result;
 use crate::kernels::arch::QUANTIZE_ACTIVATION;
 use crate::kernels::ops::Ops;
@@ -17,7 +17,16 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
     if let Some(path) = &args.replay {
         return replay::run(ctx, path);
     }
-    let set = KernelSet::select(settings::kernel_request(&ctx.env, args.kernels.as_deref())?)?;
+    if let Some(weight) = &args.lab {
+        return lab::run(ctx, args, weight);
+    }
+    if let Some(model) = &args.tune {
+        return tune::run(ctx, args, model);
+    }
+    let mut set = KernelSet::select(settings::kernel_request(&ctx.env, args.kernels.as_deref())?)?;
+    if let Some(profile) = tune::profile(ctx)? {
+        set.apply(&profile);
+    }
     let kernels = matmul().map(|kernel| KernelRow {
         id: kernel.id,
         weight: kernel.weight.name(),

@@ -15,12 +15,19 @@ mod digest;
 mod evaluate;
 mod format;
 mod inspect;
+mod inspect_run;
 mod json;
 mod kernels;
+mod lab;
 mod limits;
 mod logits;
 mod measure;
+mod models;
+mod models_args;
+mod models_diff;
+mod models_progress;
 mod output_file;
+mod perplexity;
 mod progress;
 mod prompt;
 mod quantize;
@@ -31,6 +38,7 @@ mod run;
 mod settings;
 mod summary;
 mod tokenize;
+mod tune;
 
 use crate::{Error, Result};
 use args::{Cli, Command};
@@ -63,6 +71,8 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Logits(args) => logits::run(ctx, args),
         Command::Evaluate(args) => evaluate::run(ctx, args),
         Command::Inspect(args) => inspect::run(ctx, args),
+        Command::Perplexity(args) => perplexity::run(ctx, args),
+        Command::Models(command) => models::run(ctx, command),
         Command::Convert(args) => convert::run(ctx, args),
         Command::Quantize(args) => quantize::run(ctx, args),
         Command::Bench(args) => bench::run(ctx, args),

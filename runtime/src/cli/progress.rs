@@ -1,5 +1,6 @@
 //! Progress on stderr: one line that is rewritten on a terminal, a line every few seconds off it.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ impl Progress {
         progress
     }
 
-    pub fn update(&mut self, done: usize, total: usize) {
+    pub fn update(&mut self, done: usize, total: impl Display) {
         let every = if self.terminal { REDRAW_EVERY } else { LINE_EVERY };
         if self.last.elapsed() >= every {
             self.last = Instant::now();

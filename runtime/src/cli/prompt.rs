@@ -65,22 +65,25 @@ pub fn source(args: &PromptArgs) -> Result<Source> {
 /// The text of `--prompt`, of stdin, or of `--prompt-file`; from the latter two one final newline is dropped,
 /// which editors and `echo` add.
 fn text(args: &PromptArgs) -> Result<String> {
-    let mut bytes = Vec::new();
-    let path = match (&args.prompt, &args.prompt_file) {
-        (_, Some(path)) => {
-            bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-            path
-        }
-        (Some(prompt), None) if prompt != "-" => return Ok(prompt.clone()),
-        _ => {
-            let stdin = Path::new("<stdin>");
-            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::io(stdin, e))?;
-            stdin
+    match (&args.prompt, &args.prompt_file) {
+        (_, Some(path)) => file_text(path),
+        (Some(prompt), None) if prompt != "-" => Ok(prompt.clone()),
+        _ => file_text(Path::new("-")),
+    }
+}
+
+/// The text of a file, or of stdin for `-`, without one final newline.
+pub fn file_text(path: &Path) -> Result<String> {
+    let (path, bytes) = match path == Path::new("-") {
+        false => (path, std::fs::read(path)),
+        true => {
+            let mut bytes = Vec::new();
+            (Path::new("<stdin>"), std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
         }
     };
-    let mut text = String::from_utf8(bytes).map_err(|e| {
+    let mut text = String::from_utf8(bytes.map_err(|e| Error::io(path, e))?).map_err(|e| {
         let at = e.utf8_error().valid_up_to() as u64;
-        Error::malformed(path, at, "the prompt is not UTF-8", "convert it to UTF-8")
+        Error::malformed(path, at, "the text is not UTF-8", "convert it to UTF-8")
     })?;
     if text.ends_with('\n') {
         text.pop();

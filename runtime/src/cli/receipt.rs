@@ -67,7 +67,8 @@ fn run(ctx: &Ctx, ran: &Ran<'_>) -> Result<Run> {
     let matrices = matrices(model);
     let working_set: u64 = matrices.iter().map(|facts| facts.bytes).sum();
     let beyond_caches = machine.last_level_cache.is_some_and(|cache| working_set > cache.saturating_mul(2));
-    let file = digest::file(gguf.path(), gguf.bytes(), &ctx.interrupt)?;
+    let file = digest::file(gguf.path(), gguf.parts(), &ctx.interrupt)?;
+    let largest = gguf.parts().max_by_key(|part| part.len()).unwrap_or_default();
     let (environment_requested, environment_effective) = environment(ctx, args, engine);
     Ok(Run {
         binary: digest::executable(&ctx.interrupt)?,
@@ -95,7 +96,7 @@ fn run(ctx: &Ctx, ran: &Ran<'_>) -> Result<Run> {
         kernels: engine.kernel_counts(),
         // After the digest, which has brought every page into memory.
         peak_bandwidth: beyond_caches
-            .then(|| machine::read_bandwidth(gguf.bytes(), engine.threads(), machine.last_level_cache))
+            .then(|| machine::read_bandwidth(largest, engine.threads(), machine.last_level_cache))
             .flatten(),
         machine,
     })

@@ -10,6 +10,7 @@ use crate::gguf::Gguf;
 use crate::kernels::select::KernelRequest;
 use crate::kernels::{MatmulKernel, SimdLevel};
 use crate::model::WeightOptions;
+use crate::quant::old_i2s::CodeMap;
 use crate::quant::tl::TlConfig;
 use crate::{Error, Result};
 use bitforge_schema::env::Env;
@@ -52,6 +53,7 @@ pub fn load<T>(
         head: args.head.into(),
         activation_quant: args.activation_quant.into(),
         kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
+        profile: super::tune::profile(ctx)?,
         weights: weights(&args.weights)?,
         mapping: args.model.mapping(),
         interrupt: Arc::clone(&ctx.interrupt),
@@ -59,7 +61,9 @@ pub fn load<T>(
     ctx.catch_interrupts();
     let mut progress = Progress::start(format!("loading {}", path.display()));
     let gguf = Gguf::open(&path, options.mapping)?;
-    gguf.require_readable_types()?;
+    if options.weights.code_map.is_none() {
+        gguf.require_readable_types()?;
+    }
     let first = first(&gguf)?;
     let engine = Engine::new(Arc::new(gguf), &options, &mut |done, layers| progress.update(done, layers))?;
     let substituted = substituted(options.kernels, engine.model().matrices().map(|m| engine.kernel_for(m)));
@@ -68,9 +72,18 @@ pub fn load<T>(
 }
 
 /// # Errors
-/// Tile sizes that cannot be read.
+/// Tile sizes or a code map that cannot be read.
 pub fn weights(args: &WeightArgs) -> Result<WeightOptions> {
-    Ok(WeightOptions { i2s_layout: args.i2s_layout.into(), tl_config: tl_config(args.tl_config.as_deref())? })
+    let code_map = args.code_map.as_deref().map(|given| {
+        let usage =
+            |why| Error::usage(format!("--code-map: {why}"), "give four values, as --code-map=-1,0,1,x");
+        CodeMap::parse(given).map_err(usage)
+    });
+    Ok(WeightOptions {
+        i2s_layout: args.i2s_layout.into(),
+        tl_config: tl_config(args.tl_config.as_deref())?,
+        code_map: code_map.transpose()?,
+    })
 }
 
 /// `--tl-config`: a file, or the sizes themselves.

@@ -4,7 +4,6 @@ use super::format::{count, mebibytes};
 use super::json::{EngineSummary, ModelSummary};
 use crate::engine::Engine;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::tensor::{TensorType, foreign_type_name};
 use bitforge_schema::protocol::ActivationMode;
 use std::collections::BTreeMap;
 
@@ -12,8 +11,9 @@ pub fn model(gguf: &Gguf) -> ModelSummary {
     let text = |key: &str| gguf.opt_str(key).ok().flatten().map(str::to_owned);
     let parameters = gguf.tensors().iter().map(elements).fold(0, u64::saturating_add);
     let tensor_bytes = gguf.tensors().iter().map(|info| info.len).try_fold(0u64, |sum, len| Some(sum + len?));
-    let mut by_type: BTreeMap<u32, u64> = BTreeMap::new();
-    gguf.tensors().iter().for_each(|info| *by_type.entry(info.type_id).or_default() += elements(info));
+    let mut by_type: BTreeMap<(u32, String), u64> = BTreeMap::new();
+    let key = |info: &TensorInfo| (info.type_id, info.type_name());
+    gguf.tensors().iter().for_each(|info| *by_type.entry(key(info)).or_default() += elements(info));
     ModelSummary {
         path: gguf.path().display().to_string(),
         name: text("general.name"),
@@ -22,7 +22,7 @@ pub fn model(gguf: &Gguf) -> ModelSummary {
         tensor_bytes,
         parameters,
         bits_per_weight: tensor_bytes.filter(|_| parameters > 0).map(|n| n as f64 * 8.0 / parameters as f64),
-        weight_type: by_type.into_iter().max_by_key(|(_, n)| *n).map(|(id, _)| type_name(id)),
+        weight_type: by_type.into_iter().max_by_key(|(_, n)| *n).map(|((_, name), _)| name),
     }
 }
 
@@ -55,12 +55,4 @@ impl ModelSummary {
 /// Number of weights; the header's check keeps it in range for known types.
 pub fn elements(info: &TensorInfo) -> u64 {
     info.dims.iter().fold(1, |n, dim| n.saturating_mul(*dim))
-}
-
-/// The type's name, also of types that this runtime does not read.
-pub fn type_name(id: u32) -> String {
-    match TensorType::from_id(id) {
-        Some(ty) => ty.name().into(),
-        None => foreign_type_name(id).map_or_else(|| format!("type {id}"), Into::into),
-    }
 }

@@ -25,6 +25,7 @@ pub mod taps;
 pub use batch::{Answer, Batch, Best, Sequences, Want};
 
 use crate::gguf::{Gguf, Mapping};
+use crate::kernels::profile::Profile;
 use crate::kernels::select::KernelRequest;
 use crate::kernels::{KernelSet, MatmulKernel, Shape};
 use crate::model::{Matrix, Model, WeightOptions};
@@ -68,6 +69,8 @@ pub struct EngineOptions {
     pub head: HeadMode,
     pub activation_quant: ActivationQuant,
     pub kernels: KernelRequest,
+    /// Kernels that were measured to be better than the default ones; not for a forced level.
+    pub profile: Option<Profile>,
     pub weights: WeightOptions,
     pub mapping: Mapping,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
@@ -110,7 +113,10 @@ impl Engine {
         options: &EngineOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
-        let kernels = KernelSet::select(options.kernels)?;
+        let mut kernels = KernelSet::select(options.kernels)?;
+        if let Some(profile) = &options.profile {
+            kernels.apply(profile);
+        }
         let mut model = Model::load(Arc::clone(&gguf), &options.weights, progress)?;
         #[cfg(feature = "planted-bugs")]
         crate::planted::change(&mut model)?;

@@ -5,25 +5,31 @@
 //! the byte offset: never a panic, never an invented default. Deliberately absent: what a model needs (see
 //! [`crate::model`]) and decoding of weights (see [`crate::quant`]).
 //!
+//! A split model is opened by its first part, and is then one file whose tensors lie in several (see [`split`]).
+//!
 //! Tensors of a type this runtime does not read are listed by [`Gguf::tensors`], so that such a file can be
 //! inspected; [`Gguf::tensor`] and [`Gguf::require_readable_types`] refuse them.
 
+mod meaning;
 mod parse;
+mod split;
 pub(crate) mod storage;
 #[cfg(test)]
 mod tests;
 mod value;
 mod writer;
 
+pub use meaning::Meaning;
 pub use parse::TensorInfo;
 pub use storage::Mapping;
 pub use value::{Array, FromValue, Strings, Value, value_type_name};
 pub use writer::{GgufWriter, Layout};
 
 use crate::error::{Error, Result};
-use crate::tensor::{TensorType, foreign_type_name};
+use crate::tensor::TensorType;
 use bitforge_schema::env::nearest;
 use parse::{Entry, Header};
+use split::Part;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use storage::Storage;
@@ -31,7 +37,8 @@ use storage::Storage;
 /// An open GGUF file whose header has been checked against its length.
 pub struct Gguf {
     path: PathBuf,
-    storage: Storage,
+    /// The file, or all parts of a split model.
+    parts: Vec<Part>,
     header: Header,
     entry_of_key: HashMap<String, usize>,
     tensor_of_name: HashMap<String, usize>,
@@ -47,38 +54,46 @@ pub struct TensorView<'a> {
     /// Exactly [`TensorType::tensor_bytes`] bytes. Aligned as the file is (32 bytes unless it says otherwise;
     /// nothing may be assumed).
     pub bytes: &'a [u8],
-    /// Where `bytes` starts, in bytes from the start of the file.
+    /// The file, or the part of a split model, that has the data.
+    pub path: &'a Path,
+    /// Where `bytes` starts, in bytes from the start of that file.
     pub offset: u64,
 }
 
 impl Gguf {
-    /// Opens and checks the file at `path`.
+    /// Opens and checks the file at `path`, and the other parts where it is the first part of a split model.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`] with the offset of what is wrong, [`Error::Unsupported`] for what is
     /// not a regular file, [`Error::Limit`] where memory does not suffice.
     pub fn open(path: impl AsRef<Path>, mapping: Mapping) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_storage(path, Storage::open(path, mapping)?)
+        let storage = Storage::open(path, mapping)?;
+        let mut header = parse::parse(path, storage.bytes(), None)?;
+        let rest = split::open_rest(path, &mut header, mapping)?;
+        Ok(Self::new(path, storage, rest, header))
     }
 
     /// Checks a file that is already in memory; the bytes are copied. `path` is for messages only.
     pub fn from_bytes(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<Self> {
-        Self::from_storage(path.as_ref(), Storage::copy_of(bytes.as_ref()))
+        let (path, storage) = (path.as_ref(), Storage::copy_of(bytes.as_ref()));
+        let header = parse::parse(path, storage.bytes(), None)?;
+        Ok(Self::new(path, storage, Vec::new(), header))
     }
 
-    fn from_storage(path: &Path, storage: Storage) -> Result<Self> {
-        let header = parse::parse(path, storage.bytes())?;
+    fn new(path: &Path, storage: Storage, rest: Vec<Part>, header: Header) -> Self {
         let index = |names: &mut dyn Iterator<Item = &String>| names.cloned().zip(0..).collect();
-        Ok(Gguf {
+        let first = Part { path: path.into(), storage };
+        Gguf {
             path: path.into(),
-            storage,
+            parts: std::iter::once(first).chain(rest).collect(),
             entry_of_key: index(&mut header.metadata.iter().map(|entry| &entry.key)),
             tensor_of_name: index(&mut header.tensors.iter().map(|tensor| &tensor.name)),
             header,
-        })
+        }
     }
 
+    /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -93,9 +108,9 @@ impl Gguf {
         self.header.alignment
     }
 
-    /// Length of the file in bytes.
+    /// Length of the file, or of all parts, in bytes.
     pub fn file_len(&self) -> u64 {
-        self.storage.bytes().len() as u64
+        self.parts().map(|part| part.len() as u64).sum()
     }
 
     /// Keys and values in file order.
@@ -147,15 +162,18 @@ impl Gguf {
         )
     }
 
-    /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
-        self.storage.bytes()
+    /// The bytes of the file, or of every part of a split model.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.parts.iter().map(|part| part.storage.bytes())
     }
 
-    /// Takes `part`, a slice of [`Self::bytes`], out of this process's memory where the file is mapped; it loads
+    /// Takes `part`, a slice of one of [`Self::parts`], out of this process's memory where the file is mapped; it loads
     /// again when it is touched.
     pub fn forget(&self, part: &[u8]) {
-        self.storage.forget(part);
+        let holds = |file: &&Part| file.storage.bytes().as_ptr_range().contains(&part.as_ptr());
+        if let Some(file) = self.parts.iter().find(holds) {
+            file.storage.forget(part);
+        }
     }
 
     /// All tensor infos in file order, of every type.
@@ -182,20 +200,36 @@ impl Gguf {
             return Err(Error::malformed(&self.path, self.header.infos_end, what, "convert the model again"));
         };
         let info = &self.header.tensors[index];
-        let (Some(ty), Some(len)) = (TensorType::from_id(info.type_id), info.len) else {
-            return Err(self.unreadable(&[info]));
-        };
-        // The header's check has put every tensor inside the file.
+        let Some(ty) = info.ty() else { return Err(self.unreadable(&[info])) };
+        let path = &self.parts[info.part].path;
+        Ok(TensorView {
+            name: &info.name,
+            ty,
+            dims: &info.dims,
+            bytes: self.data(info),
+            path,
+            offset: info.offset,
+        })
+    }
+
+    /// What the file says about the tensor called `name`, of any type.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensor_of_name.get(name).map(|&index| &self.header.tensors[index])
+    }
+
+    /// The packed weights of one of this file's tensors; empty where its size is not known.
+    pub fn data(&self, info: &TensorInfo) -> &[u8] {
+        // The header's check has put every tensor inside its file.
         let start = info.offset as usize;
-        let bytes = &self.storage.bytes()[start..start + len as usize];
-        Ok(TensorView { name: &info.name, ty, dims: &info.dims, bytes, offset: info.offset })
+        &self.parts[info.part].storage.bytes()[start..start + info.len.unwrap_or(0) as usize]
     }
 
     /// An error at the data of tensor `name`: `reason` continues "tensor x ".
     pub fn bad_tensor(&self, name: &str, reason: impl std::fmt::Display) -> Error {
-        let offset = self.tensor_of_name.get(name).map(|&index| self.header.tensors[index].offset);
-        let what = format!("tensor {name:?} {reason}");
-        Error::malformed(&self.path, offset.unwrap_or(self.header.infos_end), what, "convert the model again")
+        let (path, offset) = self
+            .info(name)
+            .map_or((&self.path, self.header.infos_end), |info| (&self.parts[info.part].path, info.offset));
+        Error::malformed(path, offset, format!("tensor {name:?} {reason}"), "convert the model again")
     }
 
     /// Checks that every tensor is of a type this runtime reads.
@@ -203,8 +237,20 @@ impl Gguf {
     /// # Errors
     /// [`Error::Unsupported`] that lists the tensors which are not.
     pub fn require_readable_types(&self) -> Result<()> {
+        self.require_types(|meaning| matches!(meaning, Meaning::Readable(_)))
+    }
+
+    /// As [`Self::require_readable_types`], where a code map makes the older forms of I2_S readable too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn require_mappable_types(&self) -> Result<()> {
+        self.require_types(|meaning| matches!(meaning, Meaning::Readable(_) | Meaning::OldI2s(_)))
+    }
+
+    fn require_types(&self, readable: impl Fn(Meaning) -> bool) -> Result<()> {
         let unreadable: Vec<&TensorInfo> =
-            self.tensors().iter().filter(|info| TensorType::from_id(info.type_id).is_none()).collect();
+            self.tensors().iter().filter(|info| !readable(info.meaning)).collect();
         if unreadable.is_empty() { Ok(()) } else { Err(self.unreadable(&unreadable)) }
     }
 
@@ -213,7 +259,7 @@ impl Gguf {
             .iter()
             .take(3)
             .map(|info| {
-                let name = foreign_type_name(info.type_id).unwrap_or("unknown");
+                let name = info.meaning.name().unwrap_or("unknown");
                 format!(
                     "tensor {:?} has the unreadable type {} ({name}) (at byte offset {})",
                     info.name, info.type_id, info.info_offset
@@ -223,7 +269,12 @@ impl Gguf {
         let more = infos.len() - shown.len();
         let more = if more > 0 { format!(", and {more} more tensors") } else { String::new() };
         let readable = TensorType::ALL.map(TensorType::name).join(", ");
-        let remedy = format!("convert the model to one of {readable}");
+        let old = infos.iter().any(|info| matches!(info.meaning, Meaning::OldI2s(_)));
+        let remedy = if old {
+            "say what its codes stand for (--code-map=-1,0,1,x where 3 must not occur), or convert the model again".into()
+        } else {
+            format!("convert the model to one of {readable}")
+        };
         Error::unsupported(&self.path, format!("{}{more}", shown.join(", ")), remedy)
     }
 

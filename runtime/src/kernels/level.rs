@@ -1,6 +1,6 @@
 //! Instruction sets that kernels need, and what this build and this CPU have of them.
 //!
-//! In: CPUID, XGETBV and, for AMX, the kernel's permission. Out: a [`SimdLevel`] that is available or not, and a
+//! In: CPUID, XGETBV and, for AMX, the kernel's permission; on aarch64 what the system says of the CPU. Out: a [`SimdLevel`] that is available or not, and a
 //! row of [`KernelCapabilities`] about it. Deliberately absent: a choice (see [`super::select`]).
 
 /// Instruction sets a kernel may need, worst first. A later one need not have the earlier ones: AVX-512 CPUs without
@@ -16,6 +16,12 @@ pub enum SimdLevel {
     Avx512,
     /// AVX-512 as above and tiles of int8 (Sapphire Rapids and later).
     AmxInt8,
+    /// NEON with fused multiply-adds, which every aarch64 CPU has.
+    Neon,
+    /// NEON and `sdot` (Armv8.2, always from Armv8.4 on).
+    Dotprod,
+    /// `sdot` and `smmla` (Armv8.2, always from Armv8.6 on).
+    I8mm,
 }
 
 /// What a level needs, and whether it is there.
@@ -35,8 +41,16 @@ pub struct KernelCapabilities {
 }
 
 impl SimdLevel {
-    pub const ALL: [SimdLevel; 5] =
-        [SimdLevel::Scalar, SimdLevel::Avx2, SimdLevel::AvxVnni, SimdLevel::Avx512, SimdLevel::AmxInt8];
+    pub const ALL: [SimdLevel; 8] = [
+        SimdLevel::Scalar,
+        SimdLevel::Avx2,
+        SimdLevel::AvxVnni,
+        SimdLevel::Avx512,
+        SimdLevel::AmxInt8,
+        SimdLevel::Neon,
+        SimdLevel::Dotprod,
+        SimdLevel::I8mm,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -45,6 +59,9 @@ impl SimdLevel {
             SimdLevel::AvxVnni => "avx-vnni",
             SimdLevel::Avx512 => "avx512",
             SimdLevel::AmxInt8 => "amx-int8",
+            SimdLevel::Neon => "neon",
+            SimdLevel::Dotprod => "dotprod",
+            SimdLevel::I8mm => "i8mm",
         }
     }
 
@@ -54,6 +71,7 @@ impl SimdLevel {
             SimdLevel::Scalar => true,
             SimdLevel::AmxInt8 => cfg!(all(target_arch = "x86_64", target_os = "linux")),
             SimdLevel::Avx2 | SimdLevel::AvxVnni | SimdLevel::Avx512 => cfg!(target_arch = "x86_64"),
+            SimdLevel::Neon | SimdLevel::Dotprod | SimdLevel::I8mm => cfg!(target_arch = "aarch64"),
         }
     }
 
@@ -63,7 +81,9 @@ impl SimdLevel {
             SimdLevel::Scalar => true,
             #[cfg(target_arch = "x86_64")]
             level => x86::has(level),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            level => aarch64::has(level),
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
             _ => false,
         }
     }
@@ -79,6 +99,9 @@ impl SimdLevel {
                 "vpdpbusd",
             ),
             SimdLevel::AmxInt8 => (&["avx512_vnni", "avx512vbmi", "amx_tile", "amx_int8"], 1024, "tdpbsud"),
+            SimdLevel::Neon => (&["asimd"], 16, "smull"),
+            SimdLevel::Dotprod => (&["asimd", "asimddp"], 16, "sdot"),
+            SimdLevel::I8mm => (&["asimd", "asimddp", "i8mm"], 16, "smmla"),
         };
         KernelCapabilities {
             level: self,
@@ -113,6 +136,7 @@ mod x86 {
             SimdLevel::AvxVnni => avx2() && has!("avxvnni"),
             SimdLevel::Avx512 => avx512(),
             SimdLevel::AmxInt8 => avx512() && amx_int8(),
+            SimdLevel::Neon | SimdLevel::Dotprod | SimdLevel::I8mm => false,
         }
     }
 
@@ -153,6 +177,23 @@ mod x86 {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use super::SimdLevel;
+
+    pub(super) fn has(level: SimdLevel) -> bool {
+        use std::arch::is_aarch64_feature_detected as has;
+        let dotprod = || has!("neon") && has!("dotprod");
+        match level {
+            SimdLevel::Scalar => true,
+            SimdLevel::Neon => has!("neon"),
+            SimdLevel::Dotprod => dotprod(),
+            SimdLevel::I8mm => dotprod() && has!("i8mm"),
+            SimdLevel::Avx2 | SimdLevel::AvxVnni | SimdLevel::Avx512 | SimdLevel::AmxInt8 => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +208,8 @@ mod tests {
         assert!(has(SimdLevel::Scalar));
         assert!(!has(SimdLevel::AvxVnni) || has(SimdLevel::Avx2));
         assert!(!has(SimdLevel::AmxInt8) || has(SimdLevel::Avx512));
+        assert!(!has(SimdLevel::Dotprod) || has(SimdLevel::Neon));
+        assert!(!has(SimdLevel::I8mm) || has(SimdLevel::Dotprod));
+        assert_eq!(has(SimdLevel::Neon), cfg!(target_arch = "aarch64"), "every aarch64 CPU has NEON");
     }
 }

@@ -11,9 +11,11 @@
 
 pub mod arch;
 pub mod head;
+pub mod lab;
 pub mod level;
 pub mod ops;
 pub mod panel;
+pub mod profile;
 pub mod registry;
 pub mod select;
 

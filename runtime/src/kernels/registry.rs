@@ -121,6 +121,14 @@ pub const MATMUL: &[&[MatmulKernel]] = &[
     arch::x86_64::MATMUL512,
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::PANELS,
+    #[cfg(target_arch = "aarch64")]
+    arch::aarch64::FLOAT,
+    #[cfg(target_arch = "aarch64")]
+    arch::aarch64::NEON,
+    #[cfg(target_arch = "aarch64")]
+    arch::aarch64::DOTPROD,
+    #[cfg(target_arch = "aarch64")]
+    arch::aarch64::I8MM,
 ];
 
 /// Every instance of the element-wise operations and attention.
@@ -130,6 +138,10 @@ pub const OPS: &[Ops] = &[
     arch::x86_64::ops::OPS,
     #[cfg(target_arch = "x86_64")]
     arch::x86_64::ops::OPS_AVX512,
+    #[cfg(target_arch = "aarch64")]
+    arch::aarch64::ops::NEON,
+    #[cfg(target_arch = "aarch64")]
+    arch::aarch64::ops::DOTPROD,
 ];
 
 /// Every instance of the functions of the compact output head.

@@ -4,6 +4,7 @@ use super::SimdLevel;
 use super::arch::{QUANTIZE_ACTIVATION, QuantizeActivationKernel};
 use super::head::HeadKernel;
 use super::ops::Ops;
+use super::profile::Profile;
 use super::registry::{HEAD, MATMUL, MatmulKernel, OPS, Shape};
 use crate::quant::activation::ActivationType;
 use crate::quant::panels::Layout;
@@ -162,6 +163,37 @@ impl KernelSet {
         self.reason(kernel.level, chosen.level)
     }
 
+    /// Takes the choices of `profile` that this build has and this CPU runs; says in the selection how many.
+    /// A forced level has no profile.
+    pub fn apply(&mut self, profile: &Profile) {
+        if self.selection.requested != KernelRequest::Auto.to_string() {
+            return;
+        }
+        let known = |id: &String| {
+            let mut all = MATMUL.iter().copied().flatten();
+            all.find(|kernel| kernel.id == id && self.usable.contains(&kernel.level))
+        };
+        let mut changed = 0;
+        for choice in &profile.choices {
+            let [Some(decode), Some(batch), Some(prefill)] = choice.kernels.each_ref().map(known) else {
+                continue;
+            };
+            let kernels = [decode, batch, prefill];
+            let pair = (decode.weight, decode.activation);
+            let fits = |(kernel, shape): (&&MatmulKernel, Shape)| {
+                (kernel.weight, kernel.activation) == pair
+                    && kernel.layout() == decode.layout()
+                    && kernel.shapes.contains(&shape)
+            };
+            let all_fit = kernels.iter().zip(Shape::ALL).all(fits);
+            if let Some((_, plans)) = self.plans.iter_mut().find(|(known, _)| *known == pair && all_fit) {
+                plans.best = Plan { kernels };
+                changed += 1;
+            }
+        }
+        self.selection.reason += &format!("; {changed} products as tuned on this machine");
+    }
+
     fn plans(&self, weight: TensorType, activation: ActivationType) -> Option<&Plans> {
         self.plans.iter().find(|(pair, _)| *pair == (weight, activation)).map(|(_, plans)| plans)
     }
@@ -240,6 +272,28 @@ mod tests {
         let forced = KernelSet::select_from(KernelRequest::Level(Scalar), &[Scalar, Avx2]).unwrap();
         assert_eq!(forced.reason(Avx2, Scalar), "avx2 is above scalar, which was forced");
         assert_eq!(forced.reason(Scalar, Scalar), "forced");
+    }
+
+    #[test]
+    fn a_profile_changes_what_fits_and_nothing_else() {
+        use super::super::profile::Choice;
+        let set = || KernelSet::select_from(KernelRequest::Auto, &[SimdLevel::Scalar]).unwrap();
+        let choice = |ids: [&str; 3]| Choice { weight: "F32".into(), kernels: ids.map(String::from) };
+        let profile = |ids| Profile { choices: vec![choice(ids)], ..Profile::default() };
+        let mut tuned = set();
+        tuned.apply(&profile(["f32.f32.scalar"; 3]));
+        assert!(tuned.selection.reason.ends_with("; 1 products as tuned on this machine"));
+        for ids in [["f32.f32.avx9"; 3], ["f32.f32.scalar", "f16.f16.scalar", "f32.f32.scalar"]] {
+            let mut same = set();
+            same.apply(&profile(ids));
+            assert!(same.selection.reason.contains("; 0 products"), "{}", same.selection.reason);
+            let plan = same.plan(TensorType::F32, ActivationType::F32).unwrap();
+            assert_eq!(Shape::ALL.map(|shape| plan.kernel(shape).id), ["f32.f32.scalar"; 3]);
+        }
+        let mut forced =
+            KernelSet::select_from(KernelRequest::Level(SimdLevel::Scalar), &[SimdLevel::Scalar]).unwrap();
+        forced.apply(&profile(["f32.f32.scalar"; 3]));
+        assert_eq!(forced.selection.reason, "forced");
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -38,7 +38,10 @@ impl Model {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let config = ModelConfig::from_gguf(&gguf)?;
-        gguf.require_readable_types()?;
+        match options.code_map {
+            Some(_) => gguf.require_mappable_types()?,
+            None => gguf.require_readable_types()?,
+        }
         let mut reader = weights::Reader::new(&gguf, options)?;
         let embedding = reader.embedding(config.hidden)?;
         let vocab = embedding.rows;

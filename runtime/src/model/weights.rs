@@ -1,7 +1,8 @@
 //! Named tensors of a model: lookup, shape checks, and conversion to the layouts kernels take.
 
 use super::ModelConfig;
-use crate::gguf::{Gguf, TensorView};
+use crate::gguf::{Gguf, Meaning, TensorInfo, TensorView};
+use crate::quant::old_i2s::{self, CodeMap, OldI2s};
 use crate::quant::panels::{AlignedBytes, Layout, Scales};
 use crate::quant::tl::{self, TlConfig};
 use crate::quant::{self, I2sError, I2sLayout, i2s};
@@ -17,6 +18,8 @@ pub struct WeightOptions {
     pub i2s_layout: I2sLayout,
     /// Tile sizes of TL1 and TL2, before those that the file's own metadata or the presets have.
     pub tl_config: TlConfig,
+    /// What the codes of the older forms of I2_S stand for; without it such tensors are refused.
+    pub code_map: Option<CodeMap>,
 }
 
 impl WeightOptions {
@@ -65,7 +68,12 @@ impl Panels {
 }
 
 enum Data {
-    File(Arc<Gguf>, Range<usize>),
+    /// The first so many bytes of a tensor in the file, by its number there.
+    File {
+        gguf: Arc<Gguf>,
+        tensor: usize,
+        len: usize,
+    },
     Converted(Vec<u8>),
 }
 
@@ -73,7 +81,7 @@ impl Matrix {
     /// The packed rows, without a trailer.
     pub fn bytes(&self) -> &[u8] {
         match &self.data {
-            Data::File(gguf, range) => &gguf.bytes()[range.clone()],
+            Data::File { gguf, tensor, len } => &gguf.data(&gguf.tensors()[*tensor])[..*len],
             Data::Converted(bytes) => bytes,
         }
     }
@@ -100,16 +108,16 @@ impl Matrix {
     /// Takes repacked rows; pages of the file that held the rows are given back.
     pub(crate) fn set_panels(&mut self, panels: Panels) {
         self.panels = Some(panels);
-        if let Data::File(gguf, range) = &self.data {
-            gguf.forget(&gguf.bytes()[range.clone()]);
+        if let Data::File { gguf, tensor, .. } = &self.data {
+            gguf.forget(gguf.data(&gguf.tensors()[*tensor]));
         }
     }
 
     /// Takes the pages of rows that will seldom be read out of memory; they come back when they are.
     pub(crate) fn release_rows(&self, rows: Range<usize>) {
-        if let Data::File(gguf, range) = &self.data {
+        if let Data::File { gguf, tensor, .. } = &self.data {
             let rows = rows.start * self.row_bytes..rows.end * self.row_bytes;
-            gguf.forget(&gguf.bytes()[range.clone()][rows]);
+            gguf.forget(&gguf.data(&gguf.tensors()[*tensor])[rows]);
         }
     }
 
@@ -200,6 +208,7 @@ pub(super) struct Reader<'a> {
     gguf: &'a Arc<Gguf>,
     layout: I2sLayout,
     tl_config: TlConfig,
+    code_map: Option<CodeMap>,
     unread: BTreeSet<String>,
 }
 
@@ -209,7 +218,7 @@ impl<'a> Reader<'a> {
     pub(super) fn new(gguf: &'a Arc<Gguf>, options: &WeightOptions) -> Result<Self> {
         let unread = gguf.tensors().iter().map(|tensor| tensor.name.clone()).collect();
         let tl_config = options.tiles_of(gguf)?;
-        Ok(Reader { gguf, layout: options.i2s_layout, tl_config, unread })
+        Ok(Reader { gguf, layout: options.i2s_layout, tl_config, code_map: options.code_map, unread })
     }
 
     /// Names of tensors that nothing has asked for.
@@ -248,44 +257,40 @@ impl<'a> Reader<'a> {
         let view = self.take(name, &[len])?;
         if !matches!(view.ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
             let what = format!("tensor '{name}' has type {}", view.ty);
-            return Err(Error::malformed(
-                self.gguf.path(),
-                view.offset,
-                what,
-                "vectors must be F32, F16 or BF16",
-            ));
+            return Err(Error::malformed(view.path, view.offset, what, "vectors must be F32, F16 or BF16"));
         }
         let mut values = vec![0.0; len];
         quant::dequantize_row(view.ty, view.bytes, 1.0, &mut values)
             .expect("float types have no invalid codes");
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             let what = format!("element {index} of tensor '{name}' is {}", values[index]);
-            return Err(Error::malformed(
-                self.gguf.path(),
-                view.offset,
-                what,
-                "fetch or convert the model again",
-            ));
+            return Err(Error::malformed(view.path, view.offset, what, "fetch or convert the model again"));
         }
         Ok(values)
     }
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        if let (Some(info), Some(map)) = (self.gguf.info(name), self.code_map)
+            && let Meaning::OldI2s(form) = info.meaning
+        {
+            return self.mapped(info, form, &map, rows, columns);
+        }
         let view = self.take(name, &[columns, rows])?;
         if view.ty.is_tiled() {
             return self.untiled(&view, rows, columns);
         }
-        let (ty, offset) = (view.ty, view.offset);
+        let ty = view.ty;
         let row_bytes = ty.row_bytes(columns as u64).map_or(0, |bytes| bytes as usize);
-        let start = offset as usize;
-        let mut data = Data::File(Arc::clone(self.gguf), start..start + rows * row_bytes);
+        let tensor =
+            self.gguf.tensors().iter().position(|info| info.name == name).expect("it was just taken");
+        let mut data = Data::File { gguf: Arc::clone(self.gguf), tensor, len: rows * row_bytes };
         let mut tensor_scale = 1.0;
         if ty == TensorType::I2S {
             tensor_scale = self.tensor_scale(&view)?;
             if self.layout == I2sLayout::X86 {
                 i2s::validate(&view.bytes[..rows * row_bytes])
                     .map_err(|code| self.invalid(&view, code.into()))?;
-                self.gguf.forget(&self.gguf.bytes()[start..start + rows * row_bytes]);
+                self.gguf.forget(&view.bytes[..rows * row_bytes]);
             } else {
                 let mut bytes = quant::i2s_to_x86(view.bytes, self.layout, columns)
                     .map_err(|e| self.invalid(&view, e))?;
@@ -304,13 +309,13 @@ impl<'a> Reader<'a> {
         let tile = self.tl_config.find(ty, rows, columns).ok_or_else(|| {
             let what = format!("tensor '{name}' of type {ty} has {rows} rows of {columns}, whose tile sizes are not known (at byte offset {})", view.offset);
             let remedy = format!("give the kernel_config.ini that the file was made with, or the sizes: --tl-config {rows}x{columns}:BM,BK,BMM");
-            Error::unsupported(self.gguf.path(), what, remedy)
+            Error::unsupported(view.path, what, remedy)
         })?;
         let codes = tl::unpack(ty, view.bytes, &tile).map_err(|error| {
             let byte = if let tl::TlError::InvalidNibble { byte } = error { byte } else { 0 };
             let (what, remedy) =
                 (format!("tensor '{name}': {error}"), "check --tl-config, or convert the model again");
-            Error::malformed(self.gguf.path(), view.offset + byte as u64, what, remedy)
+            Error::malformed(view.path, view.offset + byte as u64, what, remedy)
         })?;
         let packed_as =
             [TensorType::I2S, TensorType::Q2_0].into_iter().find(|ty| ty.row_bytes(columns as u64).is_some());
@@ -331,6 +336,38 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A tensor in an older form of I2_S, as what [`old_i2s::convert`] makes of it.
+    fn mapped(
+        &mut self,
+        info: &TensorInfo,
+        form: OldI2s,
+        map: &CodeMap,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Matrix> {
+        self.unread.remove(&info.name);
+        if info.dims != [columns as u64, rows as u64] {
+            let what = format!("has shape {:?} where the metadata asks for [{columns}, {rows}]", info.dims);
+            return Err(self.gguf.bad_tensor(&info.name, what));
+        }
+        let converted = old_i2s::convert(form, self.gguf.data(info), map);
+        let (ty, bytes) = converted.map_err(|byte| {
+            self.gguf
+                .bad_tensor(&info.name, format!("has a code in byte {byte} that --code-map gives no value"))
+        })?;
+        let (name, row_bytes) = (info.name.clone(), bytes.len() / rows);
+        Ok(Matrix {
+            name,
+            ty,
+            rows,
+            columns,
+            row_bytes,
+            tensor_scale: 1.0,
+            data: Data::Converted(bytes),
+            panels: None,
+        })
+    }
+
     /// The scale in the trailer.
     fn tensor_scale(&self, view: &TensorView<'_>) -> Result<f32> {
         let scale = i2s::scale(view.bytes);
@@ -345,7 +382,7 @@ impl<'a> Reader<'a> {
         let byte = if let I2sError::InvalidCode(code) = error { code.byte } else { 0 };
         let what = format!("tensor '{}': {error}", view.name);
         Error::malformed(
-            self.gguf.path(),
+            view.path,
             view.offset + byte as u64,
             what,
             "fetch or convert the model again, or check --i2s-layout",
@@ -362,7 +399,7 @@ impl<'a> Reader<'a> {
             let what =
                 format!("tensor '{name}' has shape {:?} where the metadata asks for {dims:?}", view.dims);
             return Err(Error::malformed(
-                self.gguf.path(),
+                view.path,
                 view.offset,
                 what,
                 "the file is inconsistent: convert the model again",

@@ -13,6 +13,7 @@ mod encode;
 pub(crate) mod goldens;
 pub mod i2s;
 mod k_search;
+pub mod old_i2s;
 pub mod panels;
 mod ternary;
 pub mod tl;

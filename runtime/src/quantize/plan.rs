@@ -127,7 +127,7 @@ pub fn plan<'a>(gguf: &'a Gguf, options: &Options, out: &Path) -> Result<Plan<'a
         items.push(Item { name: info.name.clone(), ty, dims: info.dims.clone(), source });
     }
     check_rows(gguf.path(), &items)?;
-    let keeps_type = gguf.tensors().iter().any(|info| info.type_id == options.linear as u32);
+    let keeps_type = gguf.tensors().iter().any(|info| info.ty() == Some(options.linear));
     let tiles = given.clone().or(if keeps_type { own } else { TlConfig::default() });
     let tile_of_item = tiles_of_items(gguf.path(), &items, &tiles)?;
     let mut writer = GgufWriter::new();

@@ -9,6 +9,7 @@ use crate::quant::{I2sLayout, dequantize_row, i2s, unpack_ternary};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
 use half::f16;
+use std::ops::Range;
 use std::path::Path;
 
 /// A file whose bytes are mapped.
@@ -119,6 +120,19 @@ impl<'a> Source<'a> {
             }
             Packing::I2s { .. } => &self.bytes[row * self.columns / 4..][..self.columns / 4],
             Packing::Slabs { .. } => &self.bytes[row % (self.rows / 4) * self.columns..][..self.columns],
+        }
+    }
+
+    /// Lets go of the memory of `rows`, and of what lies between them in the file.
+    pub fn forget(&self, rows: Range<usize>) {
+        let ends = rows.map(|row| {
+            let bytes = self.row_bytes(row);
+            let start = bytes.as_ptr().addr() - self.bytes.as_ptr().addr();
+            (start, start + bytes.len())
+        });
+        let hull = ends.reduce(|(start, end), (a, b)| (start.min(a), end.max(b)));
+        if let Some((start, end)) = hull {
+            self.file.forget(&self.bytes[start..end]);
         }
     }
 

@@ -9,9 +9,13 @@
 use super::source::Source;
 use super::workers::Workers;
 use crate::Result;
+use std::ops::Range;
 
 /// Smallest mean of magnitudes that a scale is made from.
 const MIN_MEAN: f32 = 1e-5;
+
+/// Tensors up to this size stay in memory between the two times that they are read.
+const KEPT_BYTES: usize = 256 << 20;
 
 /// What the weights of a tensor are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,7 +80,7 @@ fn packed(source: &Source<'_>, workers: &mut Workers) -> Result<Weights> {
     }
     let chunks = workers.each(source.rows, source.columns, |rows, scratch| {
         let mut facts = Facts { sum: 0.0, mixed: false, smallest: f32::INFINITY, largest: f32::NEG_INFINITY };
-        for row in rows {
+        for row in rows.clone() {
             source.codes(row, &mut scratch.codes)?;
             let mut codes = scratch.codes.as_slice();
             for (weights, scale) in source.block_scales(row) {
@@ -90,6 +94,7 @@ fn packed(source: &Source<'_>, workers: &mut Workers) -> Result<Weights> {
                 }
             }
         }
+        forget_large(source, rows);
         Ok(facts)
     })?;
     if !chunks.iter().all(|facts| facts.sum.is_finite()) {
@@ -104,36 +109,43 @@ fn packed(source: &Source<'_>, workers: &mut Workers) -> Result<Weights> {
     })
 }
 
+/// Most tensors are read again at once, so their pages are best kept; not those that would fill the memory.
+fn forget_large(source: &Source<'_>, rows: Range<usize>) {
+    if source.bytes.len() > KEPT_BYTES {
+        source.forget(rows);
+    }
+}
+
 fn not_finite(source: &Source<'_>) -> crate::Error {
     source.refuse("has weights or scales that are not finite", "fetch or convert the model again")
 }
 
 fn floats(source: &Source<'_>, workers: &mut Workers) -> Result<Weights> {
-    let mut first = 0.0;
-    let (mut codes, mut row) = (vec![0; source.columns], vec![0.0; source.columns]);
-    for index in 0..source.rows {
-        source.decode(index, &mut codes, &mut row)?;
-        if let Some(w) = row.iter().find(|w| **w != 0.0) {
-            first = w.abs();
-            break;
-        }
-    }
     let chunks = workers.each(source.rows, source.columns, |rows, scratch| {
-        let mut facts = Facts { sum: 0.0, mixed: false, smallest: first, largest: first };
-        for row in rows {
+        // `smallest` is the first magnitude of the chunk that is not 0.
+        let mut facts = Facts { sum: 0.0, mixed: false, smallest: 0.0, largest: 0.0 };
+        for row in rows.clone() {
             source.decode(row, &mut scratch.codes, &mut scratch.row)?;
-            let (sum, mixed) = magnitudes(&scratch.row, first);
+            if facts.smallest == 0.0 {
+                facts.smallest = scratch.row.iter().find(|w| **w != 0.0).map_or(0.0, |w| w.abs());
+            }
+            let (sum, mixed) = magnitudes(&scratch.row, facts.smallest);
             facts.sum += sum;
             facts.mixed |= mixed;
         }
+        forget_large(source, rows);
         Ok(facts)
     })?;
     let sum: f64 = chunks.iter().map(|facts| facts.sum).sum();
     if !sum.is_finite() {
         return Err(not_finite(source));
     }
-    if first > 0.0 && !chunks.iter().any(|facts| facts.mixed) {
-        return Ok(Weights::Ternary { scale: first });
+    let mut firsts = chunks.iter().map(|facts| facts.smallest).filter(|first| *first != 0.0);
+    if let Some(scale) = firsts.next()
+        && firsts.all(|other| other == scale)
+        && !chunks.iter().any(|facts| facts.mixed)
+    {
+        return Ok(Weights::Ternary { scale });
     }
     Ok(Weights::Master { absmean: (sum / (source.rows * source.columns) as f64) as f32 })
 }

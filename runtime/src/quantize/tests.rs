@@ -30,7 +30,7 @@ fn file(ty: TensorType, rows: usize, bytes: Vec<u8>) -> Gguf {
     let mut writer = GgufWriter::new();
     writer
         .meta("general.architecture", "bitnet")
-        .meta("general.file_type", 1u32)
+        .meta("general.file_type", ty.file_type())
         .meta("split.count", 1u16)
         .tensor("token_embd.weight", TensorType::F16, &[K as u64, 2], vec![0; 4 * K])
         .tensor(LINEAR, ty, &[K as u64, rows as u64], bytes)

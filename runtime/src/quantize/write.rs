@@ -130,6 +130,7 @@ fn write(
     let source = match item.source.packing {
         Packing::Tiles { scale, .. } => {
             unpacked = untile(&item.source)?;
+            item.source.file.forget(item.source.bytes);
             &Source { bytes: &unpacked, packing: Packing::Codes { scale }, ..item.source }
         }
         _ => &item.source,
@@ -218,21 +219,15 @@ fn copy(source: &Source<'_>, target: &Target<'_>, at: u64, workers: &mut Workers
         let bytes = match source.order {
             RowOrder::AsIs => &source.bytes[rows.start * row_bytes..rows.end * row_bytes],
             RowOrder::AdjacentPairs { .. } => {
-                rows.for_each(|row| scratch.packed.extend_from_slice(source.row_bytes(row)));
+                rows.clone().for_each(|row| scratch.packed.extend_from_slice(source.row_bytes(row)));
                 &scratch.packed
             }
         };
         target.write(offset, bytes)?;
-        source.file.forget(bytes_of(source, bytes));
+        source.forget(rows);
         Ok(())
     })?;
     Ok(())
-}
-
-/// `bytes` where they are part of the source's file, else nothing.
-fn bytes_of<'a>(source: &Source<'a>, bytes: &[u8]) -> &'a [u8] {
-    let start = bytes.as_ptr().addr().wrapping_sub(source.bytes.as_ptr().addr());
-    source.bytes.get(start..start.wrapping_add(bytes.len())).unwrap_or_default()
 }
 
 /// Decodes and encodes, row by row.
@@ -358,12 +353,7 @@ fn rows(
         rows.clone().try_for_each(|row| pack(row, scratch))?;
         let row_bytes = scratch.packed.len() / rows.len();
         target.write(at + (rows.start * row_bytes) as u64, &scratch.packed)?;
-        if source.order == RowOrder::AsIs {
-            let (first, last) = (source.row_bytes(rows.start), source.row_bytes(rows.end - 1));
-            let start = first.as_ptr().addr() - source.bytes.as_ptr().addr();
-            let end = last.as_ptr().addr() - source.bytes.as_ptr().addr() + last.len();
-            source.file.forget(source.bytes.get(start..end).unwrap_or_default());
-        }
+        source.forget(rows);
         Ok(())
     })?;
     Ok(())

@@ -7,7 +7,7 @@ fn failures_have_codes_and_messages() {
     let cases: [(&[&str], i32, &str); 9] = [
         (&["inspect", "--model", "absent.gguf"], 4, "absent.gguf"),
         (&["inspect", "--model", "no-such-model"], 4, "neither a file nor a name of the catalog"),
-        (&["inspect", "--model", "smollm2-135m"], 4, "cargo xtask models fetch smollm2-135m"),
+        (&["inspect", "--model", "smollm2-135m"], 4, "run `bitnet models fetch smollm2-135m`"),
         (&["inspect", "--model", "Cargo.toml"], 3, "GGUF"),
         (&["run", "--model", MODEL, "--prompt", "a", "--device", "cuda"], 5, "no CUDA backend"),
         (

@@ -4,9 +4,15 @@
 //! `INSTA_UPDATE=always cargo test -p bitnet-runtime --test it` and read the difference.
 
 mod errors;
+mod fetch_cache;
+mod fetch_cli;
+mod fetch_faults;
+mod fetch_support;
+mod formats;
 mod golden;
 mod interrupt;
 mod logits;
+mod perplexity;
 mod receipt;
 mod reference;
 mod replay;

@@ -134,8 +134,8 @@ fn what_would_be_lost_is_refused_before_it_is() {
     );
 }
 
-/// A file of 8 GB of zeros, none of which is on the disk.
-fn sparse(path: &Path) {
+/// A file of one linear layer of 4096 x `rows` zeros in F32, none of which is on the disk.
+fn sparse(path: &Path, rows: u64) {
     let mut header = b"GGUF".to_vec();
     header.extend(3u32.to_le_bytes());
     header.extend([1u64, 0].iter().flat_map(|count| count.to_le_bytes()));
@@ -143,19 +143,37 @@ fn sparse(path: &Path) {
     header.extend((name.len() as u64).to_le_bytes());
     header.extend(name);
     header.extend(2u32.to_le_bytes());
-    header.extend([4096u64, 1 << 19].iter().flat_map(|dim| dim.to_le_bytes()));
+    header.extend([4096, rows].iter().flat_map(|dim| dim.to_le_bytes()));
     header.extend([0; 4 + 8]);
     header.resize(header.len().next_multiple_of(32), 0);
-    let len = header.len() as u64 + (4096 << 19) * 4;
+    let len = header.len() as u64 + 4096 * rows * 4;
     fs::write(path, header).expect("writable");
     fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(len)).expect("a sparse file");
+}
+
+/// A tensor of 1.2 GB in far less memory: the largest that any process started by these tests ever had.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_tensor() {
+    let (dir, out, path) = scratch();
+    let input = dir.path().join("zeros.gguf");
+    sparse(&input, 73_728);
+    json(&["quantize", input.to_str().expect("UTF-8"), &path, "--type", "i2_s"]);
+    assert!(fs::metadata(out).expect("written").len() > 4096 * 73_728 / 4);
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` has the room that the call fills, and every bit pattern of it is a value.
+    let usage = unsafe {
+        assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()), 0);
+        usage.assume_init()
+    };
+    assert!(usage.ru_maxrss < 500_000, "{} kB", usage.ru_maxrss);
 }
 
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
     let (dir, out, path) = scratch();
     let input = dir.path().join("zeros.gguf");
-    sparse(&input);
+    sparse(&input, 1 << 19);
     let args = ["quantize", input.to_str().expect("UTF-8"), &path, "--type", "q4_k", "--threads", "2"];
     let mut child = bitnet(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let partial = dir.path().join("out.gguf.partial");

@@ -33,7 +33,9 @@ const RUN: [&str; 13] = [
 #[test]
 fn help_of_every_command() {
     let mut all = human(&["--help"]);
-    for command in ["run", "tokenize", "logits", "inspect", "convert", "quantize", "bench", "kernels"] {
+    let commands =
+        ["run", "tokenize", "logits", "inspect", "perplexity", "convert", "quantize", "bench", "kernels"];
+    for command in commands {
         all += &format!("\n## {command}\n{}", human(&[command, "--help"]));
     }
     insta::assert_snapshot!(all);

@@ -31,10 +31,13 @@ pub fn ok(name: &str) -> String {
 }
 
 /// A command in the workspace root, so that paths in the output are the same everywhere, without any of the
-/// caller's environment.
+/// caller's environment. Where cargo starts the tests with a runner, an emulator of another CPU, so does this.
 pub fn bitnet(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    command.args(args).current_dir(root()).env_clear().stdin(Stdio::null());
+    let runner = format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase());
+    let runner = std::env::var(runner).unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_bitnet")]);
+    let mut command = Command::new(words.next().expect("at least the binary"));
+    command.args(words).args(args).current_dir(root()).env_clear().stdin(Stdio::null());
     command
 }
 

@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod crossval;
+pub mod eval;
 pub mod run;
 pub mod step;
 
@@ -38,6 +39,8 @@ pub enum Body {
     Run(Box<run::Run>),
     /// Engines were compared, by `cargo xtask crossval`.
     Crossval(Box<crossval::Crossval>),
+    /// Perplexities were measured, by `cargo xtask eval`.
+    Eval(Box<eval::Eval>),
     /// Engines were timed, by `cargo xtask bench`.
     Bench(Box<bench::Bench>),
     /// Any other step of `cargo xtask up`: preflight, reference, symbols, kernels, model.
@@ -51,6 +54,7 @@ impl Body {
             Body::Run(_) => "run",
             Body::Crossval(_) => "crossval",
             Body::Bench(_) => "bench",
+            Body::Eval(_) => "eval",
             Body::Step(step) => &step.step,
         }
     }

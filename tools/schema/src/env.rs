@@ -16,6 +16,12 @@ pub struct Variable {
 /// Every variable bitforge reads, sorted by name.
 pub const VARIABLES: &[Variable] = &[
     Variable {
+        name: "ALL_PROXY",
+        read_by: "bitnet",
+        value: "a URL",
+        meaning: "the proxy for fetching where neither HTTPS_PROXY nor HTTP_PROXY says otherwise (lower case works, too)",
+    },
+    Variable {
         name: "BITNET_BINARY",
         read_by: "xtask",
         value: "a file",
@@ -42,12 +48,12 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "BITNET_KERNELS",
         read_by: "bitnet",
-        value: "auto, scalar, avx2, avx-vnni, avx512, amx-int8",
+        value: "auto, scalar, avx2, avx-vnni, avx512, amx-int8, neon, dotprod, i8mm",
         meaning: "kernel set to use, as --kernels does; a set this CPU cannot run is an error",
     },
     Variable {
         name: "BITNET_OFFLINE",
-        read_by: "xtask",
+        read_by: "bitnet, xtask",
         value: "1",
         meaning: "never touch the network: steps that would need it say so and fall back or fail",
     },
@@ -76,10 +82,65 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "where the libraries of llama.cpp are, several separated by colons",
     },
     Variable {
+        name: "HF_ENDPOINT",
+        read_by: "bitnet",
+        value: "a URL",
+        meaning: "the hub that hf: models are fetched from, for mirrors (default: https://huggingface.co)",
+    },
+    Variable {
+        name: "HF_HOME",
+        read_by: "bitnet",
+        value: "a directory",
+        meaning: "where the hub's cache (hub) and the token lie (default: $XDG_CACHE_HOME/huggingface or ~/.cache/huggingface)",
+    },
+    Variable {
+        name: "HF_HUB_CACHE",
+        read_by: "bitnet",
+        value: "a directory",
+        meaning: "the hub's cache, shared with Python's huggingface_hub (default: $HF_HOME/hub)",
+    },
+    Variable {
+        name: "HF_HUB_DOWNLOAD_TIMEOUT",
+        read_by: "bitnet",
+        value: "seconds",
+        meaning: "a connection that gives nothing, or less than 1 KiB/s, for this long is given up and made again (default: 30)",
+    },
+    Variable { name: "HF_HUB_OFFLINE", read_by: "bitnet", value: "1", meaning: "as BITNET_OFFLINE" },
+    Variable {
+        name: "HF_TOKEN",
+        read_by: "bitnet",
+        value: "a token",
+        meaning: "sent to HF_ENDPOINT and to no other host; for gated models (default: the file HF_TOKEN_PATH names)",
+    },
+    Variable {
+        name: "HF_TOKEN_PATH",
+        read_by: "bitnet",
+        value: "a file",
+        meaning: "where the token is read from without HF_TOKEN (default: $HF_HOME/token)",
+    },
+    Variable {
+        name: "HTTPS_PROXY",
+        read_by: "bitnet",
+        value: "a URL",
+        meaning: "the proxy for fetching over https (lower case works, too)",
+    },
+    Variable {
+        name: "HTTP_PROXY",
+        read_by: "bitnet",
+        value: "a URL",
+        meaning: "the proxy for fetching over http (lower case works, too)",
+    },
+    Variable {
         name: "LLAMA_CPP_DIR",
         read_by: "xtask, reference-driver",
         value: "a directory",
         meaning: "a checkout or build of llama.cpp, searched for its libraries and headers",
+    },
+    Variable {
+        name: "NO_PROXY",
+        read_by: "bitnet",
+        value: "host names",
+        meaning: "hosts that are reached without a proxy, separated by commas (lower case works, too)",
     },
 ];
 

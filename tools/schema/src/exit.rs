@@ -19,12 +19,15 @@ pub enum ExitCode {
     Toolchain = 10,
     Machine = 11,
     Accelerator = 12,
+    Gated = 13,
+    Mismatch = 14,
+    Offline = 15,
     Timeout = 124,
     Interrupted = 130,
 }
 
 impl ExitCode {
-    pub const ALL: [ExitCode; 15] = [
+    pub const ALL: [ExitCode; 18] = [
         ExitCode::Ok,
         ExitCode::Internal,
         ExitCode::Usage,
@@ -38,6 +41,9 @@ impl ExitCode {
         ExitCode::Toolchain,
         ExitCode::Machine,
         ExitCode::Accelerator,
+        ExitCode::Gated,
+        ExitCode::Mismatch,
+        ExitCode::Offline,
         ExitCode::Timeout,
         ExitCode::Interrupted,
     ];
@@ -58,6 +64,9 @@ impl ExitCode {
             ExitCode::Toolchain => "toolchain",
             ExitCode::Machine => "machine",
             ExitCode::Accelerator => "accelerator",
+            ExitCode::Gated => "gated",
+            ExitCode::Mismatch => "mismatch",
+            ExitCode::Offline => "offline",
             ExitCode::Timeout => "timeout",
             ExitCode::Interrupted => "interrupted",
         }
@@ -85,6 +94,13 @@ impl ExitCode {
             ExitCode::Toolchain => "preflight: a compiler or build tool is missing or too old",
             ExitCode::Machine => "preflight: the CPU, memory or disk does not suffice",
             ExitCode::Accelerator => "preflight: a required GPU, driver or compiler for it is missing",
+            ExitCode::Gated => {
+                "a model needs a licence accepted, or a token whose account may have it; the message says which"
+            }
+            ExitCode::Mismatch => {
+                "a file has another digest or size than it must have, or a tokenizer does not fit its model"
+            }
+            ExitCode::Offline => "something is not in the cache and the network is switched off",
             ExitCode::Timeout => "a step ran past its time limit",
             ExitCode::Interrupted => {
                 "stopped by Ctrl-C or a termination signal; nothing half-written is left"

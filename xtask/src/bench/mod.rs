@@ -20,8 +20,7 @@ use crate::cli::{self, Backend, Cpu, ModelArg};
 use crate::ctx::Ctx;
 use crate::engine::{Engine, Work};
 use crate::exit::{fail, message_of};
-use crate::models::catalog::Catalog;
-use crate::models::fetch::{self, Cached};
+use crate::models;
 use crate::proc::{self, Command, Stdout};
 use crate::receipts::{machine, store};
 use crate::report::State;
@@ -410,10 +409,7 @@ fn resolve(ctx: &Ctx, model: &str) -> Result<PathBuf> {
             ExitCode::NotFound,
             format!("{} is not a file; give --model a name or a path", path.display()),
         ),
-        ModelArg::Name(name) => {
-            let catalog = Catalog::load(ctx)?;
-            Ok(fetch::fetch(ctx, catalog.get(&name)?, &ctx.cache_dir()?, Cached::Size)?.path)
-        }
+        ModelArg::Name(name) => Ok(models::fetch(ctx, &name)?.path),
     }
 }
 

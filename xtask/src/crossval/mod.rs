@@ -16,8 +16,7 @@ use crate::binary;
 use crate::cli::ModelArg;
 use crate::ctx::Ctx;
 use crate::exit::fail;
-use crate::models::catalog::Catalog;
-use crate::models::{is_cached, path_in};
+use crate::models;
 use crate::proc::{self, Command};
 use crate::receipts::{machine, store};
 use crate::report::{Reporter, State, table};
@@ -208,10 +207,7 @@ fn cases(ctx: &Ctx, args: &CrossvalArgs, settings: &Settings) -> Result<Vec<Case
                 format!("{} is not a file; give a name or a path", path.display()),
             );
         }
-        ModelArg::Name(name) => {
-            let catalog = Catalog::load(ctx)?;
-            path_in(&ctx.cache_dir()?, catalog.get(&name)?)
-        }
+        ModelArg::Name(name) => models::known(&name)?.path_in(&ctx.cache_dir()?),
     };
     let against =
         if args.against.is_empty() { judges(ctx, &model_facts(ctx, &path)?) } else { args.against.clone() };
@@ -233,9 +229,7 @@ fn standard_case(ctx: &Ctx, standard: &Standard) -> Result<Case> {
     } else if name.ends_with(".gguf") {
         Some(ctx.root()?.join(name))
     } else {
-        let catalog = Catalog::load(ctx)?;
-        let model = catalog.get(name)?;
-        Some(path_in(&ctx.cache_dir()?, model)).filter(|path| is_cached(path, model))
+        models::cached(ctx, name)?
     };
     let short = name.rsplit('/').next().unwrap_or(name).trim_end_matches(".gguf");
     Ok(Case {

@@ -1,115 +1,103 @@
-//! `models list|fetch|path|synth`: the catalog of models and the cache that holds them.
+//! `models`: what `bitnet models` does, for a checkout whose binary may have to be built first; and `synth` and
+//! `drill`, which need the workspace.
 //!
-//! In: `tools/models.toml`. Out: verified files at `CACHE/models/NAME/FILE`. [`catalog`] reads the table,
-//! [`fetch`] downloads and verifies. Deliberately absent: what is inside a model file.
+//! In: a name of the catalog, or a command line to hand on. Out: verified files, at the paths that
+//! `bitforge_schema::catalog` gives. Deliberately absent: fetching and verifying; the binary does both.
 
-pub mod catalog;
-pub mod fetch;
+pub mod drill;
 pub mod synth;
 
+use crate::binary;
 use crate::cli;
 use crate::ctx::Ctx;
-use crate::exit::fail;
-use crate::report::{bytes, table};
-use anyhow::Result;
+use crate::exit::{Failure, fail};
+use crate::proc::{self, Command, Stdout};
+use anyhow::{Context, Result};
+use bitforge_schema::catalog::{Catalog, Model};
 use bitforge_schema::exit::ExitCode;
-use catalog::{Catalog, Model};
-use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 pub fn run(ctx: &Ctx, command: &cli::Models) -> Result<ExitCode> {
-    let catalog = Catalog::load(ctx)?;
-    let cache = ctx.cache_dir()?;
     match command {
-        cli::Models::List => list(ctx, &catalog, &cache)?,
-        cli::Models::Fetch(args) => {
-            let check = if args.verify { fetch::Cached::Digest } else { fetch::Cached::Size };
-            let fetched = fetch::fetch(ctx, catalog.get(&args.name)?, &cache, check)?;
-            print_path(ctx, &fetched)?;
-        }
         cli::Models::Synth(args) => synth::run(ctx, args)?,
-        cli::Models::Path { name } => {
-            let model = catalog.get(name)?;
-            let path = path_in(&cache, model);
-            if !is_cached(&path, model) {
-                return fail(
-                    ExitCode::NotFound,
-                    format!("{name} is not in the cache; run `cargo xtask models fetch {name}`"),
-                );
-            }
-            print_path(ctx, &fetch::Fetched { name: name.clone(), path, cached: true })?;
-        }
+        cli::Models::Drill(args) => return drill::run(ctx, args),
+        cli::Models::Binary(args) => return hand_on(ctx, args),
     }
     Ok(ExitCode::Ok)
 }
 
-/// Where `model` lies in the cache, fetched or not.
-pub fn path_in(cache: &Path, model: &Model) -> PathBuf {
-    cache.join("models").join(&model.name).join(model.file())
+/// The entry of the catalog called `name`.
+pub fn known(name: &str) -> Result<Model> {
+    let catalog = Catalog::committed();
+    let near = catalog.nearest(name).unwrap_or("nothing");
+    let unknown = || {
+        let what =
+            format!("no model is called {name}; did you mean {near}? `cargo xtask models list` shows all");
+        Failure::new(ExitCode::NotFound, what)
+    };
+    Ok(catalog.get(name).ok_or_else(unknown)?.clone())
 }
 
-/// Whether a file of the right size is there; its digest was checked when it was written.
-pub fn is_cached(path: &Path, model: &Model) -> bool {
-    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == model.bytes)
+/// Where the model `name` lies, where it was fetched.
+pub fn cached(ctx: &Ctx, name: &str) -> Result<Option<PathBuf>> {
+    let (model, cache) = (known(name)?, ctx.cache_dir()?);
+    Ok(model.is_cached(&cache).then(|| model.path_in(&cache)))
 }
 
-fn print_path(ctx: &Ctx, fetched: &fetch::Fetched) -> Result<()> {
-    if ctx.out.is_json() {
-        ctx.out.json(fetched)
-    } else {
-        ctx.out.stdout(&fetched.path.display().to_string())
+/// A model that is here, and whether it was before.
+#[derive(Debug)]
+pub struct Fetched {
+    pub path: PathBuf,
+    pub cached: bool,
+}
+
+/// Fetches the model `name` with the binary unless it is there.
+pub fn fetch(ctx: &Ctx, name: &str) -> Result<Fetched> {
+    if let Some(path) = cached(ctx, name)? {
+        return Ok(Fetched { path, cached: true });
     }
-}
-
-#[derive(Serialize)]
-struct Listed<'a> {
-    #[serde(flatten)]
-    model: &'a Model,
-    cached: bool,
-    path: PathBuf,
-}
-
-fn list(ctx: &Ctx, catalog: &Catalog, cache: &Path) -> Result<()> {
-    let listed: Vec<Listed<'_>> = catalog
-        .models
-        .iter()
-        .map(|model| {
-            let path = path_in(cache, model);
-            Listed { model, cached: is_cached(&path, model), path }
-        })
-        .collect();
-    if ctx.out.is_json() { ctx.out.json(&listed) } else { ctx.out.stdout(&render(&listed)) }
-}
-
-fn render(listed: &[Listed<'_>]) -> String {
-    table(
-        ["name", "size", "licence", "cached", "what"],
-        listed.iter().map(|Listed { model, cached, .. }| {
-            [
-                model.name.clone(),
-                bytes(model.bytes),
-                model.licence.clone(),
-                if *cached { "yes" } else { "no" }.to_string(),
-                model.title.clone(),
-            ]
-        }),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_list_for_people_and_programs() {
-        let catalog =
-            Catalog::parse(include_str!("../../../tools/models.toml"), Path::new("models.toml")).unwrap();
-        let listed: Vec<Listed<'_>> = catalog
-            .models
-            .iter()
-            .map(|model| Listed { model, cached: false, path: path_in(Path::new("CACHE"), model) })
-            .collect();
-        insta::assert_snapshot!(render(&listed));
-        insta::assert_json_snapshot!("json", listed);
+    if ctx.offline {
+        return fail(
+            ExitCode::Offline,
+            format!(
+                "{name} is not in the cache and the network is switched off; run without --offline and BITNET_OFFLINE"
+            ),
+        );
     }
+    let command = Command::new(binary::release(ctx)?).args(["models", "fetch", name, "--json"]);
+    let mut progress = ctx.out.progress(format!("fetching {name}"));
+    let log = ctx.log_file("models-fetch")?;
+    let finished = proc::run(ctx, &command, Stdout::Capture, &log, |line| progress.message(line))?;
+    drop(progress);
+    let last = finished.stdout.lines().next_back().unwrap_or_default();
+    let result: serde_json::Value = serde_json::from_str(last).with_context(|| finished.explain())?;
+    if !finished.success() {
+        let message = result["error"]["message"].as_str().map(str::to_owned);
+        return fail(exit_code(finished.code), message.unwrap_or_else(|| finished.explain()));
+    }
+    let path = result["models"][0]["path"].as_str().context("the binary names no path")?;
+    Ok(Fetched { path: path.into(), cached: false })
+}
+
+/// Runs `bitnet models` with these arguments and passes on what it prints and how it ends.
+fn hand_on(ctx: &Ctx, args: &[OsString]) -> Result<ExitCode> {
+    let mut command = Command::new(binary::release(ctx)?).args(["models"]).args(args);
+    if ctx.out.is_json() && !args.iter().any(|arg| arg == "--json") {
+        command = command.args(["--json"]);
+    }
+    if ctx.offline {
+        command = command.env("BITNET_OFFLINE", "1");
+    }
+    let log = ctx.log_file("models")?;
+    let finished = proc::run(ctx, &command, Stdout::Capture, &log, |line| ctx.out.line(line))?;
+    if !finished.stdout.is_empty() {
+        ctx.out.stdout(finished.stdout.trim_end())?;
+    }
+    Ok(if finished.success() { ExitCode::Ok } else { exit_code(finished.code) })
+}
+
+/// A code of the table as the other binaries end with it.
+fn exit_code(code: Option<i32>) -> ExitCode {
+    ExitCode::ALL.into_iter().find(|known| Some(*known as i32) == code).unwrap_or(ExitCode::Internal)
 }

@@ -11,7 +11,6 @@ use crate::exit::fail;
 use crate::proc::{self, Command, Stdout};
 use crate::report::{State, bytes};
 use anyhow::{Context, Result};
-use bitforge_schema::exit::ExitCode;
 use std::path::PathBuf;
 
 pub fn run(ctx: &Ctx, args: &cli::Synth) -> Result<()> {
@@ -38,8 +37,7 @@ pub fn run(ctx: &Ctx, args: &cli::Synth) -> Result<()> {
     drop(progress);
     if !finished.success() {
         // The generator's exit code is of the same table.
-        let code = ExitCode::ALL.into_iter().find(|code| Some(*code as i32) == finished.code);
-        return fail(code.unwrap_or(ExitCode::Internal), finished.explain());
+        return fail(super::exit_code(finished.code), finished.explain());
     }
     print(ctx, &path, &format!("written in {:.1} s", finished.seconds))
 }

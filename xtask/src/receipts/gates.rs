@@ -9,6 +9,8 @@ use super::store;
 use crate::crossval::ModelFacts;
 use crate::crossval::lane::problems;
 use crate::crossval::settings::Thresholds;
+use crate::eval::judge::judge_all;
+use crate::eval::settings::Settings as EvalSettings;
 use bitforge_receipt_schema::bench::{Bench, Series};
 use bitforge_receipt_schema::crossval::{Crossval, Verdict};
 use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, Run, TokenizerAuthority};
@@ -33,7 +35,11 @@ pub const GATES: [(u8, &str, &str); 10] = [
         "no more bytes were read per second than the machine can, and kernels ran no longer than the run",
     ),
     (6, "tokenizer", "the tokenizer came whole from the model file, or what was inferred is said"),
-    (7, "parity", "the same binary agrees with the engines that can judge the model"),
+    (
+        7,
+        "parity",
+        "the same binary agrees with the engines that can judge the model; perplexities are the committed ones and PyTorch's",
+    ),
     (8, "strict", "what was requested was in force"),
     (
         9,
@@ -71,6 +77,8 @@ pub struct Evidence {
     /// Kernel ids of the binary with their levels, the lowest level first, and whether they are there.
     pub kernels: Option<Vec<(String, String)>>,
     pub thresholds: Thresholds,
+    /// Goldens of perplexities, and their tolerances.
+    pub eval: EvalSettings,
     /// The folder with the receipts it may build on.
     pub receipts: PathBuf,
 }
@@ -126,6 +134,7 @@ fn files(body: &Body) -> Vec<(&'static str, &FileFacts)> {
     match body {
         Body::Run(run) => vec![("binary", &run.binary), ("model", &run.model.file)],
         Body::Crossval(crossval) => vec![("binary", &crossval.binary)],
+        Body::Eval(eval) => vec![("binary", &eval.binary)],
         Body::Bench(bench) => vec![("binary", &bench.binary), ("model", &bench.model)],
         Body::Step(step) => step.files.iter().map(|file| ("file", file)).collect(),
     }
@@ -182,6 +191,7 @@ fn kernels(body: &Body, evidence: &Evidence) -> Judged {
     let (counts, selection) = match body {
         Body::Run(run) => (run.kernels.iter().collect::<Vec<_>>(), Some(&run.selection)),
         Body::Bench(bench) => (bench.series.iter().flat_map(|series| &series.kernels).collect(), None),
+        Body::Eval(eval) => (eval.measured.iter().flat_map(|measured| &measured.kernels).collect(), None),
         _ => return not_applicable("it counts no kernels"),
     };
     if counts.is_empty() {
@@ -288,6 +298,13 @@ fn tokenizer(run: &Run) -> Judged {
 fn parity(receipt: &Receipt, evidence: &Evidence) -> Judged {
     let (binary, model) = match &receipt.body {
         Body::Crossval(crossval) => return crossval_holds(crossval, &evidence.thresholds),
+        Body::Eval(eval) => {
+            return match judge_all(eval, &evidence.eval) {
+                Some(Ok(detail)) => pass(detail),
+                Some(Err(problem)) => fails(problem),
+                None => could_not("no model of it has a golden"),
+            };
+        }
         Body::Run(run) => (&run.binary, &run.model.file),
         Body::Bench(bench) => (&bench.binary, &bench.model),
         Body::Step(_) => return not_applicable("it computes nothing"),
@@ -365,7 +382,7 @@ fn strict(run: &Run) -> Judged {
 fn allowed_parents(kind: &str) -> &'static [&'static str] {
     match kind {
         "symbols" => &["reference"],
-        "kernels" => &["build"],
+        "kernels" | "eval" => &["build"],
         "crossval" => &["reference", "model", "build"],
         "bench" | "run" => &["crossval", "reference", "model", "build"],
         _ => &[],

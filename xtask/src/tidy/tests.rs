@@ -93,6 +93,13 @@ fn large_fixtures_are_seen_alone_and_together() {
     let said_many = said(fixture_sizes, &files);
     assert_eq!(said_many.len(), 1, "{said_many:?}");
     assert!(said_many[0].starts_with("fixtures: holds 9437184 bytes"), "{said_many:?}");
+    let trained: Vec<String> = (0..7).map(|i| format!("fixtures/trained/{i}")).collect();
+    let mut files: Vec<(&str, &str)> = trained.iter().map(|name| (name.as_str(), large.as_str())).collect();
+    assert!(said(fixture_sizes, &files).is_empty());
+    files.push(("fixtures/trained/8", &large));
+    let said_trained = said(fixture_sizes, &files);
+    assert_eq!(said_trained.len(), 1, "{said_trained:?}");
+    assert!(said_trained[0].starts_with("fixtures/trained/: holds 8388616 bytes"), "{said_trained:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `up`: from a checkout to text that is proven, in one command.
 //!
-//! Steps in order: preflight, build, reference, symbols, kernels, model, crossval, bench, text, receipts. Each
+//! Steps in order: preflight, build, reference, symbols, kernels, model, crossval, eval, bench, text, receipts. Each
 //! reads what the steps before it left (their receipts, the cache) and writes a receipt of its own, so `--only`
 //! runs one alone and a run after a failure goes on where that one stopped. `--plan` prints them first. A step
 //! that this machine or a missing network cannot do is named and left out; everything else that fails ends the
@@ -44,8 +44,18 @@ struct Model {
 enum Kind {
     Catalog,
     File,
-    /// Random weights: the arithmetic is real, the text means nothing.
-    RandomWeightFixture,
+    /// The committed one, trained on one book.
+    TrainedFixture,
+}
+
+impl Kind {
+    /// How a text begins that such a model can go on with.
+    const fn prompt(self) -> &'static str {
+        match self {
+            Kind::Catalog | Kind::File => "The three primary colors are",
+            Kind::TrainedFixture => "And it came to pass",
+        }
+    }
 }
 
 /// How a step that did not fail ended, each with what was proven or why not.

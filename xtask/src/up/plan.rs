@@ -6,8 +6,7 @@
 use super::model::DEFAULT_MODEL;
 use crate::cli::{self, Cpu, ModelArg, UpStep};
 use crate::ctx::Ctx;
-use crate::models::catalog::Catalog;
-use crate::models::{is_cached, path_in};
+use crate::models;
 use crate::receipts::store;
 use crate::reference;
 use crate::report::{bytes, table};
@@ -91,11 +90,10 @@ fn plan(ctx: &Ctx, args: &cli::Up, step: UpStep) -> Result<Planned> {
             match ModelArg::parse(name) {
                 ModelArg::File(path) => planned(Action::Cached, 0, 1, path.display().to_string()),
                 ModelArg::Name(name) => {
-                    let catalog = Catalog::load(ctx)?;
-                    let model = catalog.get(&name)?;
-                    match is_cached(&path_in(&ctx.cache_dir()?, model), model) {
-                        true => planned(Action::Cached, 0, 1, format!("{name}, {}", bytes(model.bytes))),
-                        false => planned(needs_network, model.bytes, 30, format!("fetches {name}")),
+                    let size = models::known(&name)?.bytes.unwrap_or(0);
+                    match models::cached(ctx, &name)? {
+                        Some(_) => planned(Action::Cached, 0, 1, format!("{name}, {}", bytes(size))),
+                        None => planned(needs_network, size, 30, format!("fetches {name}")),
                     }
                 }
             }
@@ -106,6 +104,7 @@ fn plan(ctx: &Ctx, args: &cli::Up, step: UpStep) -> Result<Planned> {
             60,
             "evaluates the standard set on every engine that is there".into(),
         ),
+        UpStep::Eval => planned(Action::Run, 0, 10, "scores held-out text with the trained fixtures".into()),
         UpStep::Bench => planned(Action::Run, 0, 60, "measures in turns with the references".into()),
         UpStep::Text => planned(Action::Run, 0, 5, format!("{} tokens at most", args.max_tokens)),
         UpStep::Receipts => planned(Action::Run, 0, 5, "verifies what the steps wrote".into()),

@@ -11,6 +11,8 @@ use crate::binary;
 use crate::cli::{self, Cpu, ReferenceBuild, ReferenceChoice, UpStep};
 use crate::crossval::{self, CrossvalArgs};
 use crate::ctx::Ctx;
+use crate::eval::settings::perplexity;
+use crate::eval::{self, EvalArgs};
 use crate::exit::fail;
 use crate::preflight::{self, Show};
 use crate::proc::{self, Command};
@@ -37,6 +39,7 @@ pub fn run(ctx: &Ctx, pipeline: &mut Pipeline<'_>, step: UpStep) -> Result<Done>
         UpStep::Kernels => kernels(ctx, pipeline),
         UpStep::Model => choose_model(ctx, pipeline),
         UpStep::Crossval => crossval(ctx, pipeline),
+        UpStep::Eval => evaluate(ctx, pipeline),
         UpStep::Bench => bench(ctx, pipeline),
         UpStep::Text => generate(ctx, pipeline),
         UpStep::Receipts => verify(ctx),
@@ -186,10 +189,38 @@ fn crossval(ctx: &Ctx, pipeline: &mut Pipeline<'_>) -> Result<Done> {
     Ok(how(text))
 }
 
+fn evaluate(ctx: &Ctx, pipeline: &Pipeline<'_>) -> Result<Done> {
+    let binary = file_facts(&binary(ctx, pipeline)?)?;
+    let reusable = |receipt: &Receipt| matches!(&receipt.body, Body::Eval(eval) if eval.binary == binary);
+    let done: fn(String) -> Done = match !pipeline.args.fresh && unchanged(ctx, "eval", &["build"], reusable)?
+    {
+        true => Done::Reused,
+        false => {
+            let args = EvalArgs { chunks: Some(SCORED), ctx_size: 512, ..Default::default() };
+            let code = eval::run(&ctx.for_people(), &args)?;
+            if code != ExitCode::Ok {
+                return fail(code, "a perplexity is not what it must be; the lines above say which");
+            }
+            Done::Did
+        }
+    };
+    let Body::Eval(receipt) = store::read(&store::path(ctx, "eval")?)?.body else {
+        return fail(ExitCode::Internal, "the eval receipt is of another kind");
+    };
+    let parts = receipt.measured.iter().map(|measured| {
+        let perplexity = perplexity(&measured.nll, measured.scored);
+        format!("{} {perplexity:.3} in {} chunks", measured.model.name, measured.nll.len())
+    });
+    Ok(done(format!("perplexity as committed and as PyTorch's: {}", parts.collect::<Vec<_>>().join(", "))))
+}
+
+/// Chunks of the held-out text that `up` scores; `cargo xtask eval` scores all.
+const SCORED: u32 = 16;
+
 fn bench(ctx: &Ctx, pipeline: &mut Pipeline<'_>) -> Result<Done> {
     let binary = file_facts(&binary(ctx, pipeline)?)?;
     let model = model_of(ctx, pipeline)?;
-    if model.kind == Kind::RandomWeightFixture {
+    if model.kind == Kind::TrainedFixture {
         return Ok(Done::CouldNot("a model this small measures nothing but calls".into()));
     }
     let reusable = |receipt: &Receipt| match &receipt.body {
@@ -257,7 +288,7 @@ fn generate(ctx: &Ctx, pipeline: &mut Pipeline<'_>) -> Result<Done> {
 /// Judges the receipts that say something about compute; the text is generated once more.
 fn verify(ctx: &Ctx) -> Result<Done> {
     let mut parts = Vec::new();
-    for kind in ["crossval", "bench", "run"] {
+    for kind in ["crossval", "eval", "bench", "run"] {
         let file = store::path(ctx, kind)?;
         if !file.is_file() {
             continue;

@@ -50,6 +50,7 @@ pub fn generate(
     receipt: &Path,
     args: &cli::Up,
 ) -> Result<Generated> {
+    let prompt = args.prompt.as_deref().unwrap_or(model.kind.prompt());
     let command = Command::new(binary)
         .args(["run", "--temperature", "0", "--json", "--max-tokens"])
         .args([args.max_tokens.to_string()])
@@ -57,7 +58,7 @@ pub fn generate(
         .args([&model.path])
         .args(["--receipt"])
         .args([receipt])
-        .args(["--prompt", args.prompt.as_str()]);
+        .args(["--prompt", prompt]);
     let mut progress = ctx.out.progress("generating");
     let finished = proc::run(ctx, &command, Stdout::Capture, &ctx.log_file("up-run")?, |line| {
         progress.message(line);
@@ -71,15 +72,15 @@ pub fn generate(
     let run: RunOutput = serde_json::from_str(&finished.stdout)
         .with_context(|| format!("`{}` printed JSON that xtask does not know", finished.line))?;
     if !ctx.out.is_json() {
-        ctx.out.stdout(&format!("{}{}", args.prompt, run.text))?;
+        ctx.out.stdout(&format!("{prompt}{}", run.text))?;
     }
-    Ok(Generated { model: model.clone(), prompt: args.prompt.clone(), run })
+    Ok(Generated { model: model.clone(), prompt: prompt.to_string(), run })
 }
 
 pub fn render(generated: &Generated) -> String {
     let RunOutput { prompt_tokens, output_tokens, timings, selection, .. } = &generated.run;
     let note = match generated.model.kind {
-        Kind::RandomWeightFixture => " (random weights: the text means nothing)",
+        Kind::TrainedFixture => " (trained on the King James Bible alone)",
         Kind::Catalog | Kind::File => "",
     };
     let speed = |speed: Option<f64>| speed.map_or("no speed".into(), |speed| format!("{speed:.1} tokens/s"));
@@ -114,12 +115,12 @@ mod tests {
     #[test]
     fn the_report_for_people_and_programs() {
         insta::assert_snapshot!(render(&generated(Kind::Catalog)));
-        insta::assert_json_snapshot!("json", generated(Kind::RandomWeightFixture));
+        insta::assert_json_snapshot!("json", generated(Kind::TrainedFixture));
     }
 
     #[test]
-    fn random_weights_are_named_as_such() {
-        let text = render(&generated(Kind::RandomWeightFixture));
-        assert!(text.contains("(random weights: the text means nothing)"), "{text}");
+    fn the_fixture_says_what_it_knows() {
+        let text = render(&generated(Kind::TrainedFixture));
+        assert!(text.contains("(trained on the King James Bible alone)"), "{text}");
     }
 }

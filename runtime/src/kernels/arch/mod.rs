@@ -3,11 +3,15 @@
 use super::SimdLevel;
 use crate::quant::activation::ActivationType;
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 pub mod all;
 #[cfg(test)]
 mod attention_tests;
 #[cfg(test)]
 mod head_tests;
+#[cfg(test)]
+mod ops_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -29,4 +33,6 @@ pub const QUANTIZE_ACTIVATION: &[&[QuantizeActivationKernel]] = &[
     all::QUANTIZE,
     #[cfg(target_arch = "x86_64")]
     x86_64::QUANTIZE,
+    #[cfg(target_arch = "aarch64")]
+    aarch64::QUANTIZE,
 ];

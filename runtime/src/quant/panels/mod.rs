@@ -137,4 +137,5 @@ impl Layout {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) use ternary::PANEL_GROUPS;
