@@ -27,7 +27,8 @@ pub(super) fn scores_f16(args: &mut ScoresF16<'_>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scores_of<const N: usize>(args: &mut ScoresF16<'_>, first: usize) {
     let d = args.head_dim;
-    let queries: [&[[f32; 8]]; N] = std::array::from_fn(|q| args.queries[(first + q) * d..][..d].as_chunks().0);
+    let queries: [&[[f32; 8]]; N] =
+        std::array::from_fn(|q| args.queries[(first + q) * d..][..d].as_chunks().0);
     for (position, key) in args.keys.chunks_exact(d).enumerate() {
         let mut sums = [[_mm256_setzero_ps(); PARTS / 8]; N];
         for (step, key) in key.as_chunks::<8>().0.iter().enumerate() {
@@ -40,7 +41,8 @@ fn scores_of<const N: usize>(args: &mut ScoresF16<'_>, first: usize) {
             let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
             let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_hadd_ps(four, four);
-            args.out[(first + q) * args.stride + position] = _mm_cvtss_f32(_mm_hadd_ps(two, two)) * args.scale;
+            args.out[(first + q) * args.stride + position] =
+                _mm_cvtss_f32(_mm_hadd_ps(two, two)) * args.scale;
         }
     }
 }
