@@ -264,7 +264,7 @@ impl<'a> Step<'a> {
         let rotate_row = |job: usize, t: usize, row: &mut [f32]| {
             let of_row = &angles[t * config.rope_dim..][..config.rope_dim];
             #[cfg(feature = "planted-bugs")]
-            let of_query = &crate::planted::angles_of_query(angles, t, m)[..];
+            let of_query: &[f32] = &crate::planted::angles_of_query(angles, t, m);
             #[cfg(not(feature = "planted-bugs"))]
             let of_query = of_row;
             for head in row.chunks_exact_mut(config.head_dim) {
