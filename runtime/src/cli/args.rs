@@ -3,7 +3,7 @@
 mod engine;
 mod rewrite;
 
-pub use engine::{ActivationQuantArg, DeviceArg, EngineArgs, HeadArg, I2sLayoutArg, KvArg, WeightArgs};
+pub use engine::{DeviceArg, EngineArgs, WeightArgs};
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
 
 use super::models_args::ModelsCommand;
