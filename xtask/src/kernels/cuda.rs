@@ -7,10 +7,10 @@
 use crate::ctx::Ctx;
 use crate::exit::fail;
 use crate::lock::lock;
-use crate::models::fetch::python_with_pip;
 use crate::preflight::system::System;
 use crate::preflight::toolchain::version;
 use crate::proc::{self, Command, Probe, Stdout};
+use crate::python::python_with_pip;
 use crate::receipts::store::sha256;
 use crate::report::{State, table};
 use anyhow::{Context, Result};
