@@ -15,10 +15,13 @@ fn the_lab_checks_every_kernel_before_it_times_it() {
     let versions = shown["versions"].as_array().expect("an array");
     assert!(versions.len() >= 3 && versions.iter().all(|version| version["exact"] == true), "{shown}");
     for rows in [1, 3, 17] {
-        let of_rows: Vec<&Value> = versions.iter().filter(|version| version["activation_rows"] == rows).collect();
+        let of_rows: Vec<&Value> =
+            versions.iter().filter(|version| version["activation_rows"] == rows).collect();
         assert_eq!((&of_rows[0]["number"], &of_rows[0]["kernel"]), (&1.into(), &"q4_1.q8_1.scalar".into()));
         assert!(of_rows.iter().any(|version| version["verdict"] == "best"), "{shown}");
-        assert!(of_rows.iter().all(|version| version["samples_ns"].as_array().is_some_and(|all| all.len() == 2)));
+        assert!(
+            of_rows.iter().all(|version| version["samples_ns"].as_array().is_some_and(|all| all.len() == 2))
+        );
     }
     let ran = run(&["kernels", "--lab", "q4_1", "--columns", "100"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
@@ -47,7 +50,10 @@ fn a_profile_is_loaded_by_the_binary_that_wrote_it() {
     let mut profile: Value = serde_json::from_str(&text).expect("JSON");
     profile["binary_sha256"] = "of another binary".into();
     std::fs::write(path, profile.to_string()).expect("writable");
-    assert!(!reason(cache.path()).contains("as tuned"), "another binary's profile says nothing about this one");
+    assert!(
+        !reason(cache.path()).contains("as tuned"),
+        "another binary's profile says nothing about this one"
+    );
     std::fs::write(path, "{").expect("writable");
     let ran = with_cache(cache.path(), &["kernels"]);
     assert!(ran.code != 0 && ran.stderr.contains("not a kernel profile"), "{}", ran.stderr);
