@@ -37,6 +37,9 @@ pub enum Error {
     /// Kernels that must agree bit for bit do not.
     #[error("{what}; {remedy}")]
     Diverged { what: String, remedy: String },
+    /// A device that ran out of memory, was lost, or did not do what was asked.
+    #[error("{what}; {remedy}")]
+    Accelerator { what: String, remedy: String },
     /// A program that is needed is missing or does not work.
     #[error("{what}; {remedy}")]
     Toolchain { what: String, remedy: String },
@@ -69,6 +72,7 @@ impl Error {
             Error::Limit { .. } => ExitCode::Limit,
             Error::Refused { .. } => ExitCode::CheckFailed,
             Error::Diverged { .. } => ExitCode::Diverged,
+            Error::Accelerator { .. } => ExitCode::Accelerator,
             Error::Toolchain { .. } => ExitCode::Toolchain,
             Error::Network { .. } => ExitCode::Network,
             Error::Gated { .. } => ExitCode::Gated,

@@ -4,13 +4,18 @@
 //! -> [`kernels`] (chosen once, passed down as a value) -> [`engine`] (state in, logits out) -> the `bitnet`
 //! binary. See `docs/architecture.md`.
 
+pub mod backend;
 pub mod chat;
 pub mod cli;
 pub mod convert;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod engine;
 pub mod error;
 pub mod generate;
 pub mod gguf;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod kernels;
 pub mod limits;
 pub mod machine;

@@ -55,6 +55,8 @@ pub enum Command {
     /// Which kernels this machine gets, and why.
     #[command(subcommand)]
     Kernels(crate::kernels::KernelsCommand),
+    /// Compile the GPU kernels and every combination of features; where there is a GPU, compare it with the CPU.
+    GpuSmoke(crate::gpu_smoke::GpuSmoke),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.
@@ -284,6 +286,9 @@ pub struct Bench {
     /// Another engine on another file of the same shape: bitforge, llama or bitnet, =, and a path.
     #[arg(long, value_name = "NAME=FILE")]
     pub also: Vec<String>,
+    /// Where our engine computes; a device is measured alone, since the references here compute on the CPU.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Threads of every engine (default: the CPUs this process may use).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: Option<u32>,

@@ -1,8 +1,10 @@
 //! `kernels list|select|lab|tune|build`: the kernel that each operation gets, why the others were not chosen, how fast
 //! they are, and what a build for some target has.
 //!
-//! In: `bitnet kernels`, run here or in an emulator. Out: tables. Deliberately absent: any choice and any arithmetic; the
+//! In: `bitnet kernels`, run here or in an emulator. Out: tables. [`cuda`] compiles GPU kernels. Deliberately absent: any choice and any arithmetic; the
 //! binary makes them.
+
+pub mod cuda;
 
 use crate::binary;
 use crate::ctx::Ctx;
@@ -44,10 +46,14 @@ pub enum KernelsCommand {
         threads: Option<usize>,
     },
     /// Compiles the runtime for a target and says which kernels the build has.
+    /// With --cuda the GPU kernels alone are compiled, ahead of time, for a build that embeds them.
     Build {
         /// For example x86_64-unknown-linux-gnu; the linker and an emulator are cargo's to know.
-        #[arg(long)]
-        target: String,
+        #[arg(long, required_unless_present = "cuda")]
+        target: Option<String>,
+        /// The kernels for NVIDIA GPUs (needs no GPU; installs a pinned nvcc where there is none).
+        #[arg(long, conflicts_with = "target")]
+        cuda: bool,
     },
 }
 
@@ -95,7 +101,8 @@ pub fn run(ctx: &Ctx, command: &KernelsCommand) -> Result<ExitCode> {
         KernelsCommand::Tune { model, threads: n } => {
             pass_on(ctx, [words(&["--tune", model]), threads(n)].concat())
         }
-        KernelsCommand::Build { target } => build(ctx, target),
+        KernelsCommand::Build { target: Some(target), .. } => build(ctx, target),
+        KernelsCommand::Build { target: None, .. } => cuda::run(ctx),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod eval;
 pub mod exit;
 pub mod fixtures;
+pub mod gpu_smoke;
 pub mod kernels;
 pub mod lock;
 pub mod models;
@@ -70,6 +71,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Eval(args) => eval::run(ctx, args),
         Command::Receipt(command) => receipts::verify::run(ctx, command),
         Command::Kernels(command) => kernels::run(ctx, command),
+        Command::GpuSmoke(args) => gpu_smoke::run(ctx, args),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }

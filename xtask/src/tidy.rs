@@ -72,6 +72,7 @@ const RULES: &[Rule] = &[
     fixture_sizes,
     links,
     generated_docs,
+    gpu_apart,
 ];
 
 pub fn run(ctx: &Ctx) -> Result<ExitCode> {
@@ -339,6 +340,52 @@ fn has_heading(file: &Path, anchor: &str) -> bool {
 fn generated_docs(tree: &Tree) -> Vec<Violation> {
     let stale = docs::stale(&tree.root).into_iter();
     stale.map(|path| violation("generated-docs", path, "is out of date; run `cargo xtask docs`")).collect()
+}
+
+/// CUDA's crate is used in runtime/src/cuda alone, and its module is named behind the feature; so is the GPU's.
+fn gpu_apart(tree: &Tree) -> Vec<Violation> {
+    let (cuda, gpu) = (["cuda", "rc::"].concat(), "runtime/src/gpu/");
+    let mut violations = tree.grep("gpu-apart", &["rs"], |line| {
+        line.contains(&cuda).then(|| "uses the CUDA crate; only runtime/src/cuda may".to_string())
+    });
+    violations.retain(|Violation { path, .. }| {
+        path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/")
+    });
+    for path in tree
+        .with_extension(&["rs"])
+        .filter(|path| path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/"))
+    {
+        let text = tree.text(path);
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            for (module, feature) in [
+                ("crate::cuda", "cuda"),
+                ("pub mod cuda;", "cuda"),
+                ("crate::gpu", "gpu"),
+                ("pub mod gpu;", "gpu"),
+            ] {
+                // What is under a feature of its own needs no other.
+                let inside = path.starts_with(gpu) && feature == "gpu";
+                if !inside
+                    && line.contains(module)
+                    && !line.trim_start().starts_with("//")
+                    && !behind(&lines, index, feature)
+                {
+                    let message = format!("names {module} without #[cfg(feature = \"{feature}\")] above it");
+                    violations
+                        .push(Violation { line: Some(index + 1), ..violation("gpu-apart", path, message) });
+                }
+            }
+        }
+    }
+    violations
+}
+
+/// Whether a line is below the attribute of a feature, within the item that it belongs to: a blank line ends that.
+fn behind(lines: &[&str], index: usize, feature: &str) -> bool {
+    let attribute = format!("feature = \"{feature}\"");
+    let before = lines[..=index].iter().rev().take_while(|line| !line.trim().is_empty());
+    before.into_iter().any(|line| line.contains("cfg") && line.contains(&attribute))
 }
 
 /// xtask, and what it depends on inside the workspace, never links the runtime.

@@ -116,7 +116,10 @@ fn table(output: &BenchOutput) -> String {
                 output.model.title(),
                 output.model.size(),
                 super::format::count(output.model.parameters),
-                format!("CPU {}", output.engine.selection.selected),
+                match &output.engine.device {
+                    Some(name) => name.clone(),
+                    None => format!("CPU {}", output.engine.selection.selected),
+                },
                 output.engine.threads.to_string(),
                 result.test.clone(),
                 rate,

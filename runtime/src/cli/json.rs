@@ -52,6 +52,12 @@ pub struct EngineSummary {
     pub compact_head_bytes: usize,
     pub activation_quant: &'static str,
     pub selection: Selection,
+    /// The GPU that holds the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    #[cfg(feature = "gpu")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_memory: Option<crate::gpu::Facts>,
 }
 
 #[derive(Serialize)]
@@ -289,9 +295,21 @@ pub struct BenchResult {
     pub stddev_tokens_per_second: f64,
 }
 
+/// Which backend would compute.
+#[derive(Serialize)]
+pub struct DeviceOutput {
+    pub selection_line: String,
+    pub selection: Selection,
+    pub gpu_compiled: bool,
+    /// Detected at run time, or faked.
+    pub gpu_available: bool,
+    pub faked: bool,
+}
+
 #[derive(Serialize)]
 pub struct KernelsOutput {
     pub selection: Selection,
+    pub device: DeviceOutput,
     pub selection_line: String,
     /// The matrix kernels of this build.
     pub kernels: Vec<KernelRow>,

@@ -3,9 +3,10 @@
 use super::args::{Format, KernelsArgs};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
-use super::json::{CandidateRow, CapabilitiesRow, KernelRow, KernelsOutput, OperationRow};
-use super::{lab, replay, settings, tune};
+use super::json::{CandidateRow, CapabilitiesRow, DeviceOutput, KernelRow, KernelsOutput, OperationRow};
+use super::{device_check, lab, replay, settings, tune};
 use crate::Result;
+use crate::backend::{self, KernelBackend};
 use crate::kernels::arch::QUANTIZE_ACTIVATION;
 use crate::kernels::ops::Ops;
 use crate::kernels::{KernelCapabilities, KernelSet, MatmulKernel, Shape, SimdLevel, registry};
@@ -13,7 +14,10 @@ use crate::quant::activation::ActivationType;
 use crate::quant::panels::Layout;
 
 pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
-    settings::check_device(args.device)?;
+    let device = settings::choose_device(ctx, args.device)?;
+    if let Some(rounds) = args.check_device {
+        return device_check::run(ctx, &device, rounds);
+    }
     if let Some(path) = &args.replay {
         return replay::run(ctx, path);
     }
@@ -27,7 +31,7 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
     if let Some(profile) = tune::profile(ctx)? {
         set.apply(&profile);
     }
-    let kernels = matmul().map(|kernel| KernelRow {
+    let of_cpu = matmul().map(|kernel| KernelRow {
         id: kernel.id,
         weight: kernel.weight.name(),
         activation: format!("{:?}", kernel.activation),
@@ -36,16 +40,37 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
         layout: kernel.layout().map(Layout::name),
         selected: Shape::ALL.into_iter().any(|shape| is_chosen(&set, kernel, shape)),
     });
+    #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU backend adds its own"))]
+    let mut kernels: Vec<KernelRow> = of_cpu.collect();
+    #[cfg(feature = "cuda")]
+    kernels.extend(crate::cuda::executor::COUNTED.map(|id| KernelRow {
+        id,
+        weight: "any",
+        activation: "any".into(),
+        level: KernelBackend::Cuda.name(),
+        available: device.selection.detected.iter().any(|name| name == KernelBackend::Cuda.name())
+            && !device.faked,
+        layout: None,
+        selected: device.selection.selected == KernelBackend::Cuda.name(),
+    }));
     let output = KernelsOutput {
         selection_line: set.selection.to_string(),
         selection: set.selection.clone(),
-        kernels: kernels.collect(),
+        device: DeviceOutput {
+            selection_line: device.selection.to_string(),
+            gpu_compiled: backend::gpu_compiled(),
+            gpu_available: device.selection.detected.iter().any(|name| name != KernelBackend::Cpu.name()),
+            faked: device.faked,
+            selection: device.selection,
+        },
         capabilities: SimdLevel::ALL.map(SimdLevel::capabilities).map(capabilities).into(),
         operations: operations(&set),
-        kernel_ids: matmul()
+        kernel_ids: kernels
+            .iter()
             .map(|kernel| kernel.id)
             .chain(registry::HEAD.iter().map(|head| head.id))
             .collect(),
+        kernels,
     };
     match ctx.format {
         Format::Json => ctx.print_json(&output),
@@ -165,5 +190,6 @@ fn human(output: &KernelsOutput) -> String {
                 .to_vec()
         })
     });
-    format!("{}\n\n{}", output.selection_line, markdown(&columns, &rows.collect::<Vec<_>>()))
+    let table = markdown(&columns, &rows.collect::<Vec<_>>());
+    format!("{}\ndevice: {}\n\n{table}", output.selection_line, output.device.selection_line)
 }

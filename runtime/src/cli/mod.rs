@@ -11,6 +11,7 @@ mod bench;
 mod catalog;
 mod convert;
 mod ctx;
+mod device_check;
 mod digest;
 mod evaluate;
 mod format;

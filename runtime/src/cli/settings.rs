@@ -5,6 +5,7 @@
 use super::args::{DeviceArg, EngineArgs, WeightArgs};
 use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
+use crate::backend::{self, Choice, Fake};
 use crate::engine::{Engine, EngineOptions};
 use crate::gguf::Gguf;
 use crate::kernels::select::KernelRequest;
@@ -44,8 +45,10 @@ pub fn load<T>(
 ) -> Result<(T, Engine)> {
     let room = room.into();
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
-    check_device(args.device)?;
-    let options = EngineOptions {
+    let choice = choose_device(ctx, args.device)?;
+    choice.check_real()?;
+    #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device may be given up"))]
+    let mut options = EngineOptions {
         threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
         context: room.context,
         sequences: room.sequences,
@@ -56,6 +59,8 @@ pub fn load<T>(
         profile: super::tune::profile(ctx)?,
         weights: weights(&args.weights)?,
         mapping: args.model.mapping(),
+        #[cfg(feature = "gpu")]
+        device: choice.row.open.map(|open| (open, choice.selection.clone())),
         interrupt: Arc::clone(&ctx.interrupt),
     };
     ctx.catch_interrupts();
@@ -65,7 +70,21 @@ pub fn load<T>(
         gguf.require_readable_types()?;
     }
     let first = first(&gguf)?;
-    let engine = Engine::new(Arc::new(gguf), &options, &mut |done, layers| progress.update(done, layers))?;
+    let gguf = Arc::new(gguf);
+    let made = Engine::new(Arc::clone(&gguf), &options, &mut |done, layers| progress.update(done, layers));
+    let engine = match made {
+        // A device that was chosen and not demanded may fail: then the CPU computes.
+        #[cfg(feature = "gpu")]
+        Err(error) if args.device == DeviceArg::Auto && of_device(&error) && options.device.is_some() => {
+            ctx.fall_back(&[format!(
+                "{} cannot be used, the CPU computes: {error}",
+                choice.selection.selected
+            )])?;
+            options.device = None;
+            Engine::new(gguf, &options, &mut |done, layers| progress.update(done, layers))?
+        }
+        made => made?,
+    };
     let substituted = substituted(options.kernels, engine.model().matrices().map(|m| engine.kernel_for(m)));
     ctx.fall_back(&Vec::from_iter(substituted))?;
     Ok((first, engine))
@@ -106,16 +125,20 @@ pub fn tl_config(given: Option<&str>) -> Result<TlConfig> {
     })
 }
 
+/// Where to compute. What `auto` passes over is told.
+///
 /// # Errors
-/// `Unavailable` for a device that this build does not have.
-pub fn check_device(device: DeviceArg) -> Result<()> {
-    match device {
-        DeviceArg::Auto | DeviceArg::Cpu => Ok(()),
-        DeviceArg::Gpu | DeviceArg::Cuda => Err(Error::Unavailable {
-            what: "this build has no CUDA backend".into(),
-            remedy: "use --device cpu or --device auto".into(),
-        }),
-    }
+/// A demand that this build or this machine cannot meet, or a BITNET_GPU_FAKE that is wrong or refused.
+pub fn choose_device(ctx: &Ctx, device: DeviceArg) -> Result<Choice> {
+    let fake = Fake::from_env(&ctx.env, ctx.strict)?;
+    let choice = backend::select(device.into(), fake.as_ref())?;
+    choice.passed_over.iter().for_each(|why| ctx.note(format_args!("note: the CPU computes; {why}")));
+    Ok(choice)
+}
+
+#[cfg(feature = "gpu")]
+fn of_device(error: &Error) -> bool {
+    matches!(error, Error::Accelerator { .. } | Error::Unavailable { .. })
 }
 
 /// Whether BITNET_STRICT_MODE is on.

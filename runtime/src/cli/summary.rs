@@ -36,6 +36,12 @@ pub fn engine(engine: &Engine) -> EngineSummary {
         compact_head_bytes: engine.compact_head_bytes(),
         activation_quant: ActivationMode::from(engine.activation_quant()).name(),
         selection: engine.selection().clone(),
+        #[cfg(feature = "gpu")]
+        device: engine.device().map(|facts| facts.name.clone()),
+        #[cfg(not(feature = "gpu"))]
+        device: None,
+        #[cfg(feature = "gpu")]
+        device_memory: engine.device().cloned(),
     }
 }
 

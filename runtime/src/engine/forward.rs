@@ -267,11 +267,11 @@ impl<'a> Step<'a> {
         let rotate_row = |job: usize, t: usize, row: &mut [f32]| {
             let of_row = &angles[t * config.rope_dim..][..config.rope_dim];
             #[cfg(feature = "planted-bugs")]
-            let of_query = &crate::planted::angles_of_query(angles, t, m);
+            let of_query: &[f32] = &crate::planted::angles_of_query(angles, t, m);
             #[cfg(not(feature = "planted-bugs"))]
             let of_query = of_row;
             for head in row.chunks_exact_mut(config.head_dim) {
-                let angles = if job == 0 { &of_query[..] } else { of_row };
+                let angles = if job == 0 { of_query } else { of_row };
                 rotate(kernels, config.rope_pairing, &mut head[..config.rope_dim], angles);
             }
         };

@@ -18,7 +18,7 @@ pub mod kv_cache;
 mod laws;
 pub mod pages;
 mod repack;
-mod rope;
+pub(crate) mod rope;
 mod sequences;
 pub mod taps;
 
@@ -73,6 +73,9 @@ pub struct EngineOptions {
     pub profile: Option<Profile>,
     pub weights: WeightOptions,
     pub mapping: Mapping,
+    /// The GPU backend that holds the model, with its selection line; `None` for the CPU.
+    #[cfg(feature = "gpu")]
+    pub device: Option<(crate::gpu::Open, Selection)>,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
     pub interrupt: Arc<AtomicBool>,
 }
@@ -94,6 +97,8 @@ pub struct Engine {
     pending: sequences::Pending,
     activation_quant: ActivationQuant,
     interrupt: Arc<AtomicBool>,
+    #[cfg(feature = "gpu")]
+    device: Option<crate::gpu::device::OnDevice>,
 }
 
 impl Engine {
@@ -122,16 +127,28 @@ impl Engine {
         crate::planted::change(&mut model)?;
         forward::check_runnable(&model, gguf.path(), options.activation_quant)?;
         let config = &model.config;
-        let context = options.context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
+        #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device makes it the least"))]
+        let mut context = options.context.unwrap_or(config.context_length.min(DEFAULT_CONTEXT));
         if context == 0 {
             return Err(Error::usage("a context of 0 positions", "choose a --ctx-size of at least 1"));
         }
+        let sequences = options.sequences.max(1);
+        #[cfg(feature = "gpu")]
+        let device = match &options.device {
+            Some((open, selection)) => {
+                let device = on_device(*open, selection, &model, options, (context, sequences))?;
+                // The CPU's own cache and buffers stay as small as they can be.
+                context = 1;
+                Some(device)
+            }
+            None => None,
+        };
         let mut cache = KvCache::new(KvShape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             context,
-            pages: context.div_ceil(PAGE).saturating_mul(options.sequences.max(1)),
+            pages: context.div_ceil(PAGE).saturating_mul(sequences),
             ty: options.kv,
         })?;
         let threads = if options.threads == 0 { available_threads() } else { options.threads };
@@ -139,12 +156,18 @@ impl Engine {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
         let limits = Limits {
-            tokens: PREFILL_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
-            logits_rows: LOGITS_CHUNK.min(context.saturating_mul(options.sequences.max(1))),
+            tokens: PREFILL_CHUNK.min(context.saturating_mul(sequences)),
+            logits_rows: LOGITS_CHUNK.min(context.saturating_mul(sequences)),
             threads: pool.threads(),
         };
-        repack::repack(&mut model, &kernels, options.activation_quant, &mut pool);
-        let head = (options.head == HeadMode::TwoStage && CompactHead::fits(model.head()))
+        #[cfg(feature = "gpu")]
+        let on_cpu = device.is_none();
+        #[cfg(not(feature = "gpu"))]
+        let on_cpu = true;
+        if on_cpu {
+            repack::repack(&mut model, &kernels, options.activation_quant, &mut pool);
+        }
+        let head = (on_cpu && options.head == HeadMode::TwoStage && CompactHead::fits(model.head()))
             .then(|| CompactHead::new(model.head(), kernels.head, &mut pool));
         let buffers = Buffers::new(&model, &cache, &limits);
         let tile = MOST_ROWS_PER_CHUNK * limits.tokens.max(limits.logits_rows);
@@ -163,6 +186,8 @@ impl Engine {
             pending: sequences::Pending::new(limits.tokens),
             activation_quant: options.activation_quant,
             interrupt: Arc::clone(&options.interrupt),
+            #[cfg(feature = "gpu")]
+            device,
         })
     }
 
@@ -175,6 +200,10 @@ impl Engine {
     }
 
     pub fn selection(&self) -> &Selection {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return &device.selection;
+        }
         &self.kernels.selection
     }
 
@@ -194,10 +223,18 @@ impl Engine {
 
     /// What the matrix kernels did since [`Self::reset_kernel_counts`].
     pub fn kernel_counts(&self) -> Vec<KernelCount> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.kernel_counts();
+        }
         self.counters.read()
     }
 
     pub fn reset_kernel_counts(&mut self) {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.reset_kernel_counts();
+        }
         self.counters.reset();
     }
 
@@ -208,6 +245,10 @@ impl Engine {
 
     /// Positions that one sequence may have.
     pub fn context(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.context();
+        }
         self.cache.shape().context
     }
 
@@ -218,6 +259,10 @@ impl Engine {
 
     /// Bytes of the KV cache.
     pub fn kv_bytes(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.facts().kv_bytes as usize;
+        }
         self.cache.shape().bytes().expect("the cache was allocated with this shape")
     }
 
@@ -238,11 +283,19 @@ impl Engine {
 
     /// The sequence of the methods that name none.
     pub fn sequence(&self) -> SequenceId {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.own;
+        }
         self.own
     }
 
     /// Positions in use.
     pub fn position(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.positions(device.own);
+        }
         self.cache.len(self.own)
     }
 
@@ -253,11 +306,19 @@ impl Engine {
 
     /// Forgets the positions from `positions` on.
     pub fn truncate(&mut self, positions: usize) {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.truncate_to(device.own, positions);
+        }
         self.cache.truncate(self.own, positions);
     }
 
     /// See [`Sequences::shift`].
     pub fn shift_context(&mut self, keep: usize, discard: usize) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.shift(device.own, keep, discard);
+        }
         self.shift(self.own, keep, discard)
     }
 
@@ -292,6 +353,10 @@ impl Engine {
         }
         let start = self.position();
         self.check_tokens(tokens)?;
+        #[cfg(feature = "gpu")]
+        if self.device.is_some() {
+            return self.device.as_mut().expect("just seen").prefill(tokens);
+        }
         let chunk_len = self.buffers.tokens();
         for chunk in tokens.chunks(chunk_len) {
             self.evaluate_chunk(chunk, start, None)?;
@@ -322,6 +387,10 @@ impl Engine {
     ) -> Result<()> {
         let start = self.position();
         self.check_tokens(tokens)?;
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.logits_all(tokens, sink);
+        }
         let (chunk_len, vocab) = (self.buffers.tokens(), self.vocab_size());
         for (number, chunk) in tokens.chunks(chunk_len).enumerate() {
             self.evaluate_chunk(chunk, start, taps::reborrow(&mut taps))?;
@@ -334,6 +403,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// What the device holds, where the model is on one.
+    #[cfg(feature = "gpu")]
+    pub fn device(&self) -> Option<&crate::gpu::Facts> {
+        self.device.as_ref().map(|device| device.accelerator.facts())
+    }
+
+    /// The accelerator, where the model is on one.
+    #[cfg(feature = "gpu")]
+    pub fn accelerator(&mut self) -> Option<&mut dyn crate::gpu::Accelerator> {
+        Some(self.device.as_mut()?.accelerator.as_mut())
     }
 
     /// Runs one chunk of the own sequence through all layers; on an error it goes back to `start` positions.
@@ -358,6 +439,33 @@ impl Engine {
             taps,
         }
     }
+}
+
+/// Takes `model` to the device of `open`.
+#[cfg(feature = "gpu")]
+fn on_device(
+    open: crate::gpu::Open,
+    selection: &Selection,
+    model: &Model,
+    options: &EngineOptions,
+    (context, sequences): (usize, usize),
+) -> Result<crate::gpu::device::OnDevice> {
+    if options.kv != KvType::F16 {
+        return Err(Error::Unavailable {
+            what: format!("--kv {} is not kept on a GPU", options.kv.name()),
+            remedy: "use --kv f16, or --device cpu".into(),
+        });
+    }
+    let accelerator = open(
+        model,
+        &crate::gpu::OpenOptions {
+            context,
+            sequences,
+            activation_quant: options.activation_quant,
+            interrupt: Arc::clone(&options.interrupt),
+        },
+    )?;
+    Ok(crate::gpu::device::OnDevice::new(accelerator, selection.clone()))
 }
 
 /// The CPUs this process may use (affinity and cgroup quota), at least 1.

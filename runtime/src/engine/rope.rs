@@ -4,7 +4,7 @@
 use crate::model::Model;
 
 /// Angles of one model.
-pub(super) struct Rope {
+pub(crate) struct Rope {
     pairs: usize,
     /// base^(-2 / rope_dim), the ratio of neighbouring frequencies.
     ratio: f32,
@@ -15,7 +15,7 @@ pub(super) struct Rope {
 }
 
 impl Rope {
-    pub(super) fn new(model: &Model) -> Self {
+    pub(crate) fn new(model: &Model) -> Self {
         let config = &model.config;
         Rope {
             pairs: config.rope_dim / 2,
@@ -26,13 +26,13 @@ impl Rope {
     }
 
     /// Pairs of elements that are rotated.
-    pub(super) fn pairs(&self) -> usize {
+    pub(crate) fn pairs(&self) -> usize {
         self.pairs
     }
 
     /// Writes the cosines and sines of the angles at `position` (negative to rotate back) into `out`
     /// [2 * pairs]: cosines first.
-    pub(super) fn angles(&self, position: i64, out: &mut [f32]) {
+    pub(crate) fn angles(&self, position: i64, out: &mut [f32]) {
         let (cos, sin) = out.split_at_mut(self.pairs);
         let mut theta = position as f32;
         for (pair, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {

@@ -117,42 +117,92 @@ impl Sequences for Engine {
     }
 
     fn context(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.context();
+        }
+
         self.cache.shape().context
     }
 
     fn batch_rows(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.batch_rows();
+        }
+
         self.buffers.tokens()
     }
 
     fn page_use(&self) -> PageUse {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.page_use();
+        }
+
         self.cache.usage()
     }
 
     fn open(&mut self) -> SequenceId {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.open();
+        }
+
         self.cache.open()
     }
 
     fn fork(&mut self, id: SequenceId, positions: usize) -> Result<SequenceId> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.fork(id, positions);
+        }
+
         self.cache.fork(id, positions)
     }
 
     fn close(&mut self, id: SequenceId) {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.close(id);
+        }
+
         self.cache.close(id);
     }
 
     fn positions(&self, id: SequenceId) -> usize {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &self.device {
+            return device.accelerator.positions(id);
+        }
+
         self.cache.len(id)
     }
 
     fn truncate_to(&mut self, id: SequenceId, positions: usize) {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.truncate_to(id, positions);
+        }
+
         self.cache.truncate(id, positions);
     }
 
     fn shift(&mut self, id: SequenceId, keep: usize, discard: usize) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.shift(id, keep, discard);
+        }
+
         forward::shift(&mut self.cache, &self.model, &self.rope, &self.kernels, id, (keep, discard))
     }
 
     fn evaluate(&mut self, batch: &Batch, answer: &mut dyn FnMut(usize, Answer<'_>)) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = &mut self.device {
+            return device.accelerator.evaluate(batch, answer);
+        }
+
         if batch.is_empty() {
             return Err(nothing_to_evaluate());
         }

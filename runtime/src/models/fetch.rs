@@ -69,7 +69,7 @@ pub fn locate(ctx: &Context<'_>, spec: &Spec) -> Result<PathBuf> {
 pub fn require_licence(ctx: &Context<'_>, model: &Model, options: &Options) -> Result<()> {
     let Some(terms) = &model.terms else { return Ok(()) };
     let kept = ctx.cache.join("licences").join(&model.licence);
-    if options.accepted.iter().any(|accepted| *accepted == model.licence) {
+    if options.accepted.contains(&model.licence) {
         return place::write_whole(&kept, terms.as_bytes());
     }
     if kept.is_file() {

@@ -92,11 +92,12 @@ pub fn kill(binary: &Path, mib: usize, kills: usize, seed: u64) -> Result<Value,
             Some(_) => early += 1,
             None => {
                 // SIGKILL.
-                child.kill().map_err(|error| error.to_string())?;
+                let sent = child.kill();
+                child.wait().map_err(|error| error.to_string())?;
+                sent.map_err(|error| error.to_string())?;
                 killed += 1;
             }
         }
-        child.wait().map_err(|error| error.to_string())?;
         no_block_twice(&site.hub.log()[logged..], &recorded)?;
         points.push(point);
         if site.blob().exists() {

@@ -46,6 +46,18 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "the first place where the libraries of a C++ reference are looked for",
     },
     Variable {
+        name: "BITNET_CUDA_KERNELS",
+        read_by: "build.rs of the runtime, xtask",
+        value: "a directory",
+        meaning: "where `cargo xtask kernels build --cuda` puts the compiled CUDA kernels and a build with --features cuda takes them from (default: target/cuda-kernels)",
+    },
+    Variable {
+        name: "BITNET_GPU_FAKE",
+        read_by: "bitnet",
+        value: "none, or NAME or NAME=COUNT separated by commas (cuda, hip, metal)",
+        meaning: "fakes which GPUs are detected, for tests of the selection; nothing faked ever runs, and strict mode refuses it",
+    },
+    Variable {
         name: "BITNET_KERNELS",
         read_by: "bitnet",
         value: "auto, scalar, avx2, avx-vnni, avx512, amx-int8, neon, dotprod, i8mm",

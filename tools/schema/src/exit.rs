@@ -93,7 +93,9 @@ impl ExitCode {
             ExitCode::Diverged => "two engines that must agree do not",
             ExitCode::Toolchain => "preflight: a compiler or build tool is missing or too old",
             ExitCode::Machine => "preflight: the CPU, memory or disk does not suffice",
-            ExitCode::Accelerator => "preflight: a required GPU, driver or compiler for it is missing",
+            ExitCode::Accelerator => {
+                "a GPU failed: out of memory, lost, or not of a kind that the kernels are built for; in preflight: a required GPU, driver or compiler for it is missing"
+            }
             ExitCode::Gated => {
                 "a model needs a licence accepted, or a token whose account may have it; the message says which"
             }

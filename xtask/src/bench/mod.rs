@@ -26,8 +26,8 @@ use crate::receipts::{machine, store};
 use crate::report::State;
 use anyhow::{Context, Result};
 use bitforge_discovery::Lane;
-use bitforge_receipt_schema::Body;
 use bitforge_receipt_schema::bench::{Bench, Limits, Series};
+use bitforge_receipt_schema::{Body, MachineFacts};
 use bitforge_schema::exit::ExitCode;
 use bitforge_schema::protocol::KernelCount;
 use serde::Deserialize;
@@ -55,7 +55,7 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
         binary: store::file_facts(&bitnet)?,
         synthetic: inspect(ctx, &bitnet, &model)?.synthetic,
         model: store::file_facts(&model)?,
-        machine,
+        machine: MachineFacts { gpus: gpus(&engines[0], &args.device), ..machine },
         threads,
         limits: Limits {
             buffer_bytes: 0,
@@ -76,6 +76,14 @@ pub fn run(ctx: &Ctx, args: &cli::Bench) -> Result<ExitCode> {
     .for_each(|(samples, series)| (series.samples_ns, series.kernels) = samples);
     bench.noise.push(noise::probe(Path::new("/")));
     report(ctx, args, bench, earlier.as_ref())
+}
+
+/// The GPUs that our engine says it computes on.
+fn gpus(ours: &Running, device: &str) -> Vec<String> {
+    let system = &ours.engine.hello.system;
+    let reason =
+        system.split("reason=").nth(1).filter(|_| device != "cpu" && !system.contains("selected=cpu"));
+    reason.map(|reason| reason.rsplit("; ").next().unwrap_or(reason).to_string()).into_iter().collect()
 }
 
 /// A prefill of so many tokens, or so many steps of generation.
@@ -154,6 +162,9 @@ impl Running {
 
 fn start_engines(ctx: &Ctx, args: &cli::Bench, bitnet: &Path, model: &Path) -> Result<Vec<Running>> {
     let mut engines = vec![start(ctx, args, Backend::Cpu, OURS.into(), bitnet, model)?];
+    if args.device != "cpu" {
+        return Ok(engines);
+    }
     let built = [Backend::Llama, Backend::Bitnet];
     for backend in args.against.as_deref().unwrap_or(&built) {
         match start(ctx, args, *backend, backend.name().into(), bitnet, model) {
@@ -226,7 +237,7 @@ fn start(
         let context =
             tests_of(args).iter().map(|test| test.work().positions()).max().unwrap_or(1).max(16).to_string();
         let sequences = args.sequences.iter().max().unwrap_or(&1).to_string();
-        let mut options = vec!["--ctx-size", &context, "--sequences", &sequences];
+        let mut options = vec!["--device", &args.device, "--ctx-size", &context, "--sequences", &sequences];
         options.extend(args.kv.iter().flat_map(|kv| ["--kv", kv]));
         options.extend(args.head.iter().flat_map(|head| ["--head", head]));
         return Ok(Running { name, identity, engine: start(&options)?, inspected });

@@ -74,6 +74,7 @@ pub fn other(ctx: &Ctx, against: &Against) -> Result<EngineCommand> {
                 .args([root.join(GOLDEN)]);
             Ok(EngineCommand { command, identity })
         }
+        Against::Cpu => Ok(subject(ctx, None)?.with(&["--device", "cpu"])),
         Against::Command(line) | Against::TrustedCommand(line) => custom(line),
     }
 }

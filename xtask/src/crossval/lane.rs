@@ -125,6 +125,7 @@ impl Comparison<'_> {
             Against::Transformers => {
                 "stored logits of its own class; judged by its agreement with the oracle's".into()
             }
+            Against::Cpu => "the same binary on the CPU, which its own comparisons judge".into(),
             Against::TrustedCommand(_) => "believed because the command line says so".into(),
             _ => match self.judge(&other_command, model)? {
                 Judged::Believed(how) => how,

@@ -22,7 +22,7 @@ use crate::receipts::{machine, store};
 use crate::report::{Reporter, State, table};
 use anyhow::{Context, Result};
 use bitforge_receipt_schema::crossval::{self as receipt, Verdict};
-use bitforge_receipt_schema::{Body, FileFacts};
+use bitforge_receipt_schema::{Body, FileFacts, MachineFacts};
 use bitforge_schema::exit::ExitCode;
 use lane::{Comparison, Report};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct CrossvalArgs {
     /// Positions to compare
     #[arg(long, default_value_t = 256)]
     pub tokens: usize,
+    /// Where our engine computes; with `cuda` it is compared with our own CPU path too
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
     /// A text to take the tokens from
     #[arg(long)]
     pub text: Option<PathBuf>,
@@ -62,6 +65,8 @@ pub enum Against {
     Oracle,
     /// Stored logits of transformers' class.
     Transformers,
+    /// Our binary on the CPU, for comparing a GPU with it.
+    Cpu,
     /// A command line that speaks the engine protocol.
     Command(String),
     /// The same, believed without being judged: for debugging one build of ours against another.
@@ -75,6 +80,7 @@ impl Against {
             Against::Bitnet => "bitnet",
             Against::Oracle => "oracle",
             Against::Transformers => "transformers",
+            Against::Cpu => "cpu",
             Against::Command(_) => "command",
             Against::TrustedCommand(_) => "trusted-command",
         }
@@ -90,10 +96,11 @@ impl std::str::FromStr for Against {
             "bitnet" => Against::Bitnet,
             "oracle" => Against::Oracle,
             "transformers" => Against::Transformers,
+            "cpu" => Against::Cpu,
             _ => match text.split_once(':') {
                 Some(("command", line)) => Against::Command(line.into()),
                 Some(("trusted-command", line)) => Against::TrustedCommand(line.into()),
-                _ => return Err("give llama, bitnet, oracle, transformers or command:CMD".into()),
+                _ => return Err("give llama, bitnet, oracle, transformers, cpu or command:CMD".into()),
             },
         })
     }
@@ -139,12 +146,40 @@ struct Output<'a> {
 pub fn run(ctx: &Ctx, args: &CrossvalArgs) -> Result<ExitCode> {
     let settings = Settings::load(ctx)?;
     let cases = cases(ctx, args, &settings)?;
+    let (reports, identity) = compare(ctx, args, &settings, &cases)?;
+    if args.subject.is_none() {
+        write_receipt(ctx, &reports, &cases, &settings, args, Vec::new())?;
+    }
+    let code = code(&reports, args.model.is_some());
+    if ctx.out.is_json() {
+        let output = Output {
+            ok: code == ExitCode::Ok,
+            subject: &identity,
+            thresholds: &settings.thresholds,
+            comparisons: &reports,
+        };
+        ctx.out.json(&output)?;
+    }
+    ctx.out.line(render(&ctx.out, &reports));
+    Ok(code)
+}
+
+/// Makes the comparisons; returns what identifies our engine beside the reports.
+pub fn compare(
+    ctx: &Ctx,
+    args: &CrossvalArgs,
+    settings: &Settings,
+    cases: &[Case],
+) -> Result<(Vec<Report>, String)> {
     let command = match &args.subject {
         Some(Against::Command(command)) => Some(command.as_str()),
         Some(_) => return fail(ExitCode::Usage, "--subject is command:CMD"),
         None => None,
     };
-    let subject = engines::subject(ctx, command)?;
+    let mut subject = engines::subject(ctx, command)?;
+    if command.is_none() {
+        subject = subject.with(&["--device", args.device.as_deref().unwrap_or("cpu")]);
+    }
     let default = ctx.root()?.join("fixtures/goldens/crossval-text.txt");
     let path = args.text.as_ref().unwrap_or(&default);
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
@@ -159,27 +194,12 @@ pub fn run(ctx: &Ctx, args: &CrossvalArgs) -> Result<ExitCode> {
         write_fixture: args.write_fixture.as_deref(),
     };
     let mut reports = Vec::new();
-    for case in &cases {
+    for case in cases {
         proc::check_interrupted()?;
         ctx.out.line(format!("comparing {} with {} ...", case.name, case.against.name()));
         reports.push(comparison.run(case)?);
     }
-    if command.is_none() {
-        write_receipt(ctx, &reports, &cases, &settings, args)?;
-    }
-    let code = code(&reports, args.model.is_some());
-    if ctx.out.is_json() {
-        let subject = subject.identity.as_str();
-        let output = Output {
-            ok: code == ExitCode::Ok,
-            subject,
-            thresholds: &settings.thresholds,
-            comparisons: &reports,
-        };
-        ctx.out.json(&output)?;
-    }
-    ctx.out.line(render(&ctx.out, &reports));
-    Ok(code)
+    Ok((reports, subject.identity))
 }
 
 /// Divergence anywhere decides; where a model was named, so does a comparison that could not be made.
@@ -209,8 +229,13 @@ fn cases(ctx: &Ctx, args: &CrossvalArgs, settings: &Settings) -> Result<Vec<Case
         }
         ModelArg::Name(name) => models::known(&name)?.path_in(&ctx.cache_dir()?),
     };
-    let against =
-        if args.against.is_empty() { judges(ctx, &model_facts(ctx, &path)?) } else { args.against.clone() };
+    let against = if args.against.is_empty() && args.device.as_deref().is_some_and(|device| device != "cpu") {
+        vec![Against::Cpu]
+    } else if args.against.is_empty() {
+        judges(ctx, &model_facts(ctx, &path)?)
+    } else {
+        args.against.clone()
+    };
     let case = |against| Case {
         name: model.clone(),
         model: path.is_file().then(|| path.clone()),
@@ -324,12 +349,14 @@ fn fixture_like(ctx: &Ctx, facts: &ModelFacts) -> Result<PathBuf> {
     )
 }
 
-fn write_receipt(
+/// Writes the receipt of comparisons; `gpus` are those that our engine ran on.
+pub fn write_receipt(
     ctx: &Ctx,
     reports: &[Report],
     cases: &[Case],
     settings: &Settings,
     args: &CrossvalArgs,
+    gpus: Vec<String>,
 ) -> Result<()> {
     let binary = store::file_facts(&binary::release(ctx)?)?;
     let thresholds = &settings.thresholds;
@@ -350,7 +377,7 @@ fn write_receipt(
     };
     let body = receipt::Crossval {
         binary,
-        machine: machine::facts()?,
+        machine: MachineFacts { gpus, ..machine::facts()? },
         positions: args.tokens as u32,
         thresholds: receipt::Thresholds {
             min_cosine: thresholds.min_cosine,
@@ -368,7 +395,7 @@ fn write_receipt(
     Ok(())
 }
 
-fn render(out: &Reporter, reports: &[Report]) -> String {
+pub fn render(out: &Reporter, reports: &[Report]) -> String {
     let rows = reports.iter().map(|report| {
         let (state, verdict) = match report.verdict {
             Verdict::Agrees => (State::Ok, "agrees"),

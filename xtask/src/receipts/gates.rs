@@ -261,6 +261,9 @@ fn run_roofline(run: &Run) -> Judged {
 }
 
 fn bench_roofline(bench: &Bench) -> Judged {
+    if !bench.machine.gpus.is_empty() {
+        return could_not("the bandwidth of a GPU is not sampled");
+    }
     let Some(cache) = bench.machine.last_level_cache else {
         return could_not("the size of the last-level cache is not known");
     };

@@ -149,3 +149,23 @@ fn a_dependency_on_the_runtime_is_seen_through_another_crate() {
     assert_eq!(said.len(), 1);
     assert_eq!(said[0].rule, "runtime-apart");
 }
+
+#[test]
+fn gpu_code_outside_its_feature_is_seen() {
+    let import = ["use cuda", "rc::driver;\n"].concat();
+    let files = [
+        ("runtime/src/cuda/driver.rs", import.as_str()),
+        ("runtime/src/engine/mod.rs", import.as_str()),
+        ("runtime/src/backend.rs", "#[cfg(feature = \"cuda\")]\ncrate::cuda::ROW,\n\ncrate::cuda::ROW,\n"),
+        ("runtime/src/gpu/mod.rs", "use crate::gpu::pack;\n"),
+        ("runtime/src/cli/run.rs", "fn f() {\n    crate::gpu::pack();\n}\n"),
+    ];
+    assert_eq!(
+        said(gpu_apart, &files),
+        [
+            "runtime/src/engine/mod.rs:1: uses the CUDA crate; only runtime/src/cuda may (gpu-apart)",
+            "runtime/src/backend.rs:4: names crate::cuda without #[cfg(feature = \"cuda\")] above it (gpu-apart)",
+            "runtime/src/cli/run.rs:2: names crate::gpu without #[cfg(feature = \"gpu\")] above it (gpu-apart)",
+        ]
+    );
+}

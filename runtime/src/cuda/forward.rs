@@ -1,0 +1,539 @@
+//! One forward pass of a batch on the device, kernel by kernel: the graphs of `llama`, `bitnet` and `bitnet-b1.58`.
+//!
+//! In: rows whose tokens, positions and pages were written to [`Buffers`]. Out: logits or best tokens in the buffers.
+//! Everything is launched on one stream, in order, so it can be captured into a graph. Deliberately absent: sequences
+//! and pages (see [`super::executor`]).
+
+use super::driver::{Buffer, Device};
+use super::kernels::{Kernels, Shape};
+use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces};
+use super::weights::{DeviceModel, Head, Layers, Norms, Packed, Plain};
+use crate::Result;
+use crate::gpu::plan::{Segment, runs};
+use crate::model::{HiddenActivation, RopePairing};
+use crate::quant::activation::ActivationType;
+use crate::tensor::TensorType;
+
+/// Rows whose logits are computed together.
+pub const LOGITS_ROWS: usize = 64;
+/// Floats of one partial result of attention: four heads of 128, their maxima and sums.
+const PARTIAL: usize = 4 * 128 + 8;
+/// Partial results that there is memory for.
+const PARTIALS: usize = 8192;
+/// Query heads of one KV head that attention takes together.
+const GROUP: usize = 4;
+
+/// Memory of a forward pass; T is the largest number of rows.
+pub struct Buffers {
+    pub hidden: Buffer<f32>,    // [T, hidden]
+    qkv: Buffer<f32>,           // [T, query + 2 kv]
+    q: Buffer<u16>,             // [T, query]
+    attention: Buffer<f32>,     // [T, query]
+    gate: Buffer<f32>,          // [T, ffn]
+    up: Buffer<f32>,            // [T, ffn], for layers that are not packed
+    quants: Buffer<i8>,         // [T, widest]
+    token_scales: Buffer<f32>,  // [T]
+    sums: Buffer<i32>,          // [T]
+    values: Buffer<f32>,        // [T, widest], for matrices that are not packed
+    steps: Buffer<f32>,         // [T, widest / 32], of Q8 blocks
+    offsets: Buffer<f32>,       // [T, widest / 32], of Q8_1 blocks
+    partial: Buffer<f32>,       // [PARTIALS, PARTIAL]
+    pub tokens: Buffer<i32>,    // [T]
+    pub positions: Buffer<i32>, // [T]
+    pub sequences: Buffer<i32>, // [T]
+    pub pages: Buffer<i32>,     // [T, pages of a sequence]
+    normed: Buffer<f32>,        // [LOGITS_ROWS, hidden]
+    half: Buffer<u16>,          // [LOGITS_ROWS, hidden]
+    pub logits: Buffer<f32>,    // [LOGITS_ROWS, vocab]
+    pub best: Buffer<i32>,      // [LOGITS_ROWS]
+    pub cache: Cache,
+    max_pages: usize,
+}
+
+impl Buffers {
+    pub fn new(
+        device: &Device,
+        model: &DeviceModel,
+        cache: Cache,
+        rows: usize,
+        max_pages: usize,
+    ) -> Result<Self> {
+        let config = &model.config;
+        let (query, kv, ffn, hidden) =
+            (config.query_dim(), config.kv_dim(), config.feed_forward, config.hidden);
+        let widest = query.max(ffn).max(hidden);
+        let plain = matches!(model.layers, Layers::Plain(_));
+        let only_plain = |elements: usize| if plain { elements } else { 0 };
+        let floats = |what: &str, elements: usize| device.zeros::<f32>(what, elements);
+        Ok(Buffers {
+            hidden: floats("hidden states", rows * hidden)?,
+            qkv: floats("queries, keys and values", rows * (query + 2 * kv))?,
+            q: device.zeros("queries", rows * query)?,
+            attention: floats("attention", rows * query)?,
+            gate: floats("the feed-forward network", rows * ffn)?,
+            up: floats("the feed-forward network", only_plain(rows * ffn))?,
+            quants: device.zeros("int8 activations", rows * widest)?,
+            token_scales: floats("activation scales", rows)?,
+            sums: device.zeros("activation sums", rows)?,
+            values: floats("activations", only_plain(rows * widest).max(LOGITS_ROWS * hidden))?,
+            steps: floats("steps of activations", (rows * widest / 32).max(LOGITS_ROWS * hidden / 32))?,
+            offsets: floats("offsets of activations", (rows * widest / 32).max(LOGITS_ROWS * hidden / 32))?,
+            partial: floats("partial attention", PARTIALS * PARTIAL)?,
+            tokens: device.zeros("tokens", rows)?,
+            positions: device.zeros("positions", rows)?,
+            sequences: device.zeros("sequences", rows)?,
+            pages: device.zeros("page tables", rows * max_pages)?,
+            normed: floats("normed states", LOGITS_ROWS * hidden)?,
+            half: device.zeros("normed states", LOGITS_ROWS * hidden)?,
+            logits: floats("logits", LOGITS_ROWS * model.vocab)?,
+            best: device.zeros("best tokens", LOGITS_ROWS)?,
+            cache,
+            max_pages,
+        })
+    }
+
+    /// Where the normed row of a single token is, for [`Forward::head_of_normed`].
+    pub fn normed_address(&self) -> u64 {
+        self.normed.at
+    }
+}
+
+/// Everything a pass works with.
+pub struct Forward<'a> {
+    pub device: &'a Device,
+    pub kernels: &'a Kernels,
+    pub model: &'a DeviceModel,
+    pub buffers: &'a Buffers,
+}
+
+impl Forward<'_> {
+    /// hidden = embedding rows of the tokens in the buffers. The embedding is on the device.
+    pub fn embed(&self, m: usize) -> Result<()> {
+        let embedding = self.model.embedding.expect("the caller has looked");
+        let (b, hidden) = (self.buffers, self.model.config.hidden);
+        self.plain("embed", (m, 1, 1), 256, 0, &[embedding, b.tokens.at, b.hidden.at], &[hidden as i32])
+    }
+
+    /// Runs `m` rows through every layer. `positions` is above every position of a row.
+    pub fn layers(&self, m: usize, segments: &[Segment], positions: usize) -> Result<()> {
+        for layer in 0..self.model.config.layers {
+            let norms = self.model.norms[layer];
+            match &self.model.layers {
+                Layers::Packed(packed) => self.packed_layer(packed, layer, norms, m, segments, positions)?,
+                Layers::Plain(layers) => {
+                    self.plain_layer(&layers[layer], layer, norms, m, segments, positions)?
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn packed_layer(
+        &self,
+        packed: &Packed,
+        layer: usize,
+        norms: Norms,
+        m: usize,
+        segments: &[Segment],
+        positions: usize,
+    ) -> Result<()> {
+        let (b, config) = (self.buffers, &self.model.config);
+        let (hidden, query, kv, ffn) =
+            (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
+        let base = layer * packed.layer_bytes;
+        let weights = |at: usize| packed.weights.address(base + at);
+        let scales = |matrix: usize| packed.scales.address(layer * 14 + 2 * matrix);
+        let gemm = |at, matrix, out: u64, n: usize, k: usize| Gemm {
+            weights: weights(at),
+            activations: b.quants.at,
+            token_scales: b.token_scales.at,
+            sums: b.sums.at,
+            scales: scales(matrix),
+            out,
+            n: n as i32,
+            m: m as i32,
+            k: k as i32,
+            bound: [n as i32; 2],
+            activation: self.activation(),
+            blocks: packed.blocks[matrix].into(),
+        };
+        self.norm(b.hidden.at, Some(norms.attn), hidden, m, ActivationType::I8Token, true)?;
+        let bound = [query as i32, (query + kv) as i32];
+        self.gemm("store", Gemm { bound, ..gemm(0, 0, b.qkv.at, query + 2 * kv, hidden) })?;
+        self.attention(layer, m, segments, positions)?;
+        self.norm(b.attention.at, norms.attn_sub, query, m, ActivationType::I8Token, true)?;
+        self.gemm("add", gemm(packed.offsets[0], 3, b.hidden.at, hidden, query))?;
+        self.norm(b.hidden.at, Some(norms.ffn), hidden, m, ActivationType::I8Token, true)?;
+        self.gemm("gate_up", gemm(packed.offsets[1], 4, b.gate.at, ffn, hidden))?;
+        self.norm(b.gate.at, norms.ffn_sub, ffn, m, ActivationType::I8Token, true)?;
+        self.gemm("add", gemm(packed.offsets[2], 6, b.hidden.at, hidden, ffn))
+    }
+
+    fn plain_layer(
+        &self,
+        matrices: &[Plain; 7],
+        layer: usize,
+        norms: Norms,
+        m: usize,
+        segments: &[Segment],
+        positions: usize,
+    ) -> Result<()> {
+        let (b, config) = (self.buffers, &self.model.config);
+        let (hidden, query, kv, ffn) =
+            (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
+        let [q, k, v, o, gate, up, down] = matrices;
+        let row = query + 2 * kv;
+        // Products of one input may see it in different types.
+        let product = |input: u64,
+                       norm: Option<usize>,
+                       seen: &mut Option<ActivationType>,
+                       plain: &Plain,
+                       out,
+                       column,
+                       stride,
+                       add| {
+            if *seen != Some(plain.activation) {
+                self.norm(input, norm, plain.columns, m, plain.activation, false)?;
+                *seen = Some(plain.activation);
+            }
+            self.product(plain, b.values.at, m, out, column, stride, add)
+        };
+        let mut seen = None;
+        product(b.hidden.at, Some(norms.attn), &mut seen, q, b.qkv.at, 0, row, false)?;
+        product(b.hidden.at, Some(norms.attn), &mut seen, k, b.qkv.at, query, row, false)?;
+        product(b.hidden.at, Some(norms.attn), &mut seen, v, b.qkv.at, query + kv, row, false)?;
+        self.attention(layer, m, segments, positions)?;
+        product(b.attention.at, norms.attn_sub, &mut None, o, b.hidden.at, 0, hidden, true)?;
+        let mut seen = None;
+        product(b.hidden.at, Some(norms.ffn), &mut seen, gate, b.gate.at, 0, ffn, false)?;
+        product(b.hidden.at, Some(norms.ffn), &mut seen, up, b.up.at, 0, ffn, false)?;
+        let count = m * ffn;
+        let numbers = [count as i32, self.activation()];
+        self.plain("gate_up", (count.div_ceil(256), 1, 1), 256, 0, &[b.gate.at, b.up.at], &numbers)?;
+        product(b.gate.at, norms.ffn_sub, &mut None, down, b.hidden.at, 0, hidden, true)
+    }
+
+    /// attention = softmax(QK^T) V of all heads; keys and values go to the cache first.
+    fn attention(&self, layer: usize, m: usize, segments: &[Segment], positions: usize) -> Result<()> {
+        let (b, config) = (self.buffers, &self.model.config);
+        let rows = RowPlaces {
+            position: b.positions.at,
+            sequence: b.sequences.at,
+            pages: b.pages.at,
+            max_pages: b.max_pages as i32,
+        };
+        let heads = config.heads as i32;
+        let store = RopeStore {
+            qkv: b.qkv.at,
+            q: b.q.at,
+            angles: self.model.angles.at,
+            rows,
+            cache: b.cache,
+            layer: layer as i32,
+            heads,
+            rope_dim: config.rope_dim as i32,
+            neox: (config.rope_pairing == RopePairing::Neox).into(),
+        };
+        let elements = config.query_dim() + 2 * config.kv_dim();
+        self.launch("rope_store", Shape::new((m, elements.div_ceil(256), 1), 256, 0), &store)?;
+        let parts = (config.heads / config.kv_heads).div_ceil(GROUP);
+        for segment in segments {
+            let attend = |first: usize, count: usize, splits: usize, run: usize| Attend {
+                q: b.q.at,
+                out: b.attention.at,
+                partial: b.partial.at,
+                rows,
+                cache: b.cache,
+                layer: layer as i32,
+                heads,
+                splits: splits as i32,
+                run: run as i32,
+                first: first as i32,
+                count: count as i32,
+            };
+            match *segment {
+                Segment::Prefill { first, count } | Segment::Decode { first, count }
+                    if exact(segment, m, positions) =>
+                {
+                    let shape = Shape::new((count, config.heads, 1), 128, 4 * positions.next_multiple_of(8));
+                    self.launch("attend_exact", shape, &attend(first, count, 1, positions))?;
+                }
+                Segment::Prefill { first, count } => {
+                    let dim = if config.head_dim <= 64 { 64 } else { 128 };
+                    let name = if dim == 64 { "attend_prefill_64" } else { "attend_prefill_128" };
+                    let shape = Shape::new((count.div_ceil(64), config.heads, 1), 128, 4 * 64 * dim * 2);
+                    self.launch(name, shape, &attend(first, count, 1, 0))?;
+                }
+                Segment::Decode { first, count } => {
+                    let units = config.kv_heads * parts;
+                    let most = (PARTIALS / (units * m)).max(1);
+                    let (splits, run) =
+                        runs(positions, count * units, self.device.multiprocessors as usize, most);
+                    let params = attend(first, count, splits, run);
+                    let shape = Shape::new((count, units, splits), 256, run * 4 * GROUP);
+                    self.launch("attend_decode", shape, &params)?;
+                    if splits > 1 {
+                        self.launch("attend_merge", Shape::new((count, config.heads, 1), 128, 0), &params)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of `count` rows from row `first` of the hidden states, into rows from 0 on of the logits.
+    pub fn head(&self, first: usize, count: usize) -> Result<()> {
+        let (b, hidden) = (self.buffers, self.model.config.hidden);
+        let from = b.hidden.address(first * hidden);
+        if let Head::Plain(plain) = &self.model.head {
+            let norm = self.model.final_norm.at;
+            self.norm_at(from, norm, hidden, count, plain.activation, b.values.at)?;
+            return self.product(plain, b.values.at, count, b.logits.at, 0, self.model.vocab, false);
+        }
+        self.norm_at(from, self.model.final_norm.at, hidden, count, ActivationType::F32, b.normed.at)?;
+        self.head_of_normed(count)
+    }
+
+    /// Logits of `count` normed rows, where the head is of half floats.
+    pub fn head_of_normed(&self, count: usize) -> Result<()> {
+        let (b, hidden, vocab) = (self.buffers, self.model.config.hidden, self.model.vocab);
+        let Head::Half(head) = &self.model.head else { unreachable!("the caller has looked") };
+        if count == 1 {
+            let blocks = (8 * self.device.multiprocessors as usize).min(vocab.div_ceil(8));
+            let numbers = [vocab as i32, hidden as i32];
+            return self.plain(
+                "head_full",
+                (blocks, 1, 1),
+                256,
+                4 * hidden,
+                &[head.half.at, b.normed.at, b.logits.at],
+                &numbers,
+            );
+        }
+        self.plain("to_half", (count, 1, 1), 256, 0, &[b.normed.at, b.half.at], &[hidden as i32])?;
+        let (name, tokens) = head_kernel(count);
+        let grid = (vocab.div_ceil(128), count.div_ceil(tokens), 1);
+        let numbers = [vocab as i32, count as i32, hidden as i32];
+        self.plain(name, grid, 128, 0, &[head.half.at, b.half.at, b.logits.at], &numbers)
+    }
+
+    /// The best of the first `below` logits of `count` rows.
+    pub fn choose(&self, count: usize, below: usize) -> Result<()> {
+        let b = self.buffers;
+        let numbers = [below as i32, self.model.vocab as i32];
+        self.plain("argmax", (count, 1, 1), 1024, 0, &[b.logits.at, b.best.at], &numbers)
+    }
+
+    fn activation(&self) -> i32 {
+        (self.model.config.activation == HiddenActivation::SquaredRelu).into()
+    }
+
+    /// Normalises `m` rows and packs them for products: int8 for packed matrices, or the values that a type leaves.
+    fn norm(
+        &self,
+        x: u64,
+        weight: Option<usize>,
+        width: usize,
+        m: usize,
+        activation: ActivationType,
+        packed: bool,
+    ) -> Result<()> {
+        let b = self.buffers;
+        if packed {
+            let weight = weight.map_or(0, |at| self.model.vectors.address(at));
+            return self.norm_row(x, weight, width, m, 1, b.quants.at);
+        }
+        self.norm_at(
+            x,
+            weight.map_or(0, |at| self.model.vectors.address(at)),
+            width,
+            m,
+            activation,
+            b.values.at,
+        )
+    }
+
+    fn norm_at(
+        &self,
+        x: u64,
+        weight: u64,
+        width: usize,
+        m: usize,
+        activation: ActivationType,
+        out: u64,
+    ) -> Result<()> {
+        let packing = match activation {
+            ActivationType::F32 => 0,
+            ActivationType::F16 => 2,
+            ActivationType::BF16 => 3,
+            ActivationType::I8Token => 4,
+            ActivationType::Q8_0 | ActivationType::Q8_1 => 5,
+            ActivationType::Q8K => 6,
+        };
+        self.norm_row(x, weight, width, m, packing, out)
+    }
+
+    fn norm_row(&self, x: u64, weight: u64, width: usize, m: usize, packing: i32, out: u64) -> Result<()> {
+        let b = self.buffers;
+        let params = NormRow {
+            x,
+            weight,
+            quants: out,
+            scales: if packing >= 5 { b.steps.at } else { b.token_scales.at },
+            sums: b.sums.at,
+            values: out,
+            offsets: if packing == 5 { b.offsets.at } else { 0 },
+            width: width as i32,
+            packing,
+            eps: self.model.config.rms_eps,
+        };
+        let threads = if width > 4096 {
+            1024
+        } else if width > 1024 {
+            512
+        } else {
+            256
+        };
+        self.launch("norm_row", Shape::new((m, 1, 1), threads, 4 * width), &params)
+    }
+
+    /// A product with packed weights, by the kernel that fits the number of rows.
+    fn gemm(&self, epilogue: &str, params: Gemm) -> Result<()> {
+        let (n, m) = (params.n as usize, params.m as usize);
+        let both = epilogue == "gate_up";
+        let add = epilogue == "add";
+        // As measured on an H100: docs/explanation/cuda.md.
+        let kind = match m {
+            0..=8 => "skinny_8",
+            9..=64 if both && m > 32 => "tile_64",
+            9..=64 if both || add && params.k > 4096 => "skinny_32x2",
+            9..=64 => "skinny_32",
+            _ if !add && m >= 1024 => "tile_128",
+            _ => "tile_64",
+        };
+        let name = format!("gemm_{kind}_{epilogue}");
+        let shape = gemm_shape(kind, both, n, m);
+        self.launch(&name, shape, &params)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "where a product reads and writes")]
+    fn product(
+        &self,
+        plain: &Plain,
+        x: u64,
+        m: usize,
+        out: u64,
+        column: usize,
+        stride: usize,
+        add: bool,
+    ) -> Result<()> {
+        let params = Product {
+            weights: plain.bytes.at,
+            x,
+            out,
+            steps: self.buffers.steps.at,
+            offsets: self.buffers.offsets.at,
+            n: plain.rows as i32,
+            m: m as i32,
+            k: plain.columns as i32,
+            row_bytes: plain.row_bytes as i32,
+            stride: stride as i32,
+            column: column as i32,
+            add: add.into(),
+            tensor_scale: plain.tensor_scale,
+            extra: plain.extra,
+        };
+        let kernel = product_kernel(plain.ty).expect("the types were checked when the model was loaded");
+        let grid = (plain.rows.div_ceil(rows_of_block(plain.ty)), m.div_ceil(8), 1);
+        self.launch(kernel, Shape::new(grid, 256, 0), &params)
+    }
+
+    fn launch<P: cudarc::driver::DeviceRepr>(&self, name: &str, shape: Shape, params: &P) -> Result<()> {
+        // SAFETY: 1. every caller passes the struct that is named like the kernel's. 2. Addresses are of `buffers` and
+        // `model`, which outlive the stream's work on them, and shapes are bounded by what they were made for. 3. One
+        // stream.
+        unsafe { self.kernels.launch(self.device, name, shape, params) }
+    }
+
+    fn plain(
+        &self,
+        name: &str,
+        grid: (usize, usize, usize),
+        threads: u32,
+        shared: usize,
+        addresses: &[u64],
+        numbers: &[i32],
+    ) -> Result<()> {
+        // SAFETY: as in `launch`; every caller passes the addresses, then the numbers, in the kernel's order.
+        unsafe {
+            self.kernels.launch_plain(
+                self.device,
+                name,
+                Shape::new(grid, threads, shared),
+                addresses,
+                numbers,
+            )
+        }
+    }
+}
+
+/// The launch of a kernel of products with packed weights, by what its name says: the kind, and how many tokens by how many
+/// tiles of rows a block takes.
+pub(super) fn gemm_shape(kind: &str, both: bool, n: usize, m: usize) -> Shape {
+    let matrices = if both { 2 } else { 1 };
+    let (skinny, tokens, tiles) = match kind {
+        "skinny_8" => (true, 8, 1),
+        "skinny_32" => (true, 32, 1),
+        "skinny_32x2" => (true, 32, 2),
+        "tile_64" => (false, 64, 8),
+        _ => (false, 128, 8),
+    };
+    if skinny {
+        let shared = matrices * tiles * tokens / 8 * 128 * 9 * 4;
+        return Shape::new((n.div_ceil(16 * tiles), m.div_ceil(tokens), 1), 256, shared);
+    }
+    Shape::new((n.div_ceil(128 / matrices), m.div_ceil(tokens), 1), 256, 4 * (128 * 32 + tokens * 128))
+}
+
+/// The kernel of logits for so many rows, and how many it takes at once.
+pub(super) const fn head_kernel(rows: usize) -> (&'static str, usize) {
+    match rows {
+        0..=8 => ("head_batch_8", 8),
+        9..=32 => ("head_batch_32", 32),
+        _ => ("head_batch_64", 64),
+    }
+}
+
+/// Whether attention of a segment is computed in the CPU's own order of operations: where that costs little.
+fn exact(segment: &Segment, m: usize, positions: usize) -> bool {
+    match segment {
+        Segment::Prefill { count, .. } => count * positions <= 1 << 17,
+        Segment::Decode { .. } => m == 1 && positions <= 4096,
+    }
+}
+
+/// Weight rows that a block of the kernel takes.
+pub(super) const fn rows_of_block(ty: TensorType) -> usize {
+    match ty {
+        TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q8_0 | TensorType::Q4K | TensorType::Q6K => 32,
+        _ => 8,
+    }
+}
+
+/// The kernel for matrices that keep their type; `None` for types that none reads.
+pub(super) const fn product_kernel(ty: TensorType) -> Option<&'static str> {
+    Some(match ty {
+        TensorType::F32 => "product_f32",
+        TensorType::F16 => "product_f16",
+        TensorType::BF16 => "product_bf16",
+        TensorType::Q4_0 => "product_q4_0",
+        TensorType::Q4_1 => "product_q4_1",
+        TensorType::Q8_0 => "product_q8_0",
+        TensorType::Q4K => "product_q4_k",
+        TensorType::Q6K => "product_q6_k",
+        TensorType::TQ1_0 => "product_tq1_0",
+        TensorType::TQ2_0 => "product_tq2_0",
+        TensorType::I2S => "product_i2_s",
+        _ => return None,
+    })
+}

@@ -1,0 +1,308 @@
+//! `kernels build --cuda`: compiles the CUDA kernels ahead of time, without a GPU.
+//!
+//! In: runtime/src/cuda/kernels/*.cu, nvcc of the system or of the pinned wheels. Out: NAME.fatbin per file in
+//! target/cuda-kernels (machine code for each [`CHIPS`] entry, PTX for later ones), and manifest.json with digests and
+//! what each kernel takes of a multiprocessor. `cargo build --features cuda` embeds them. Deliberately absent: running.
+
+use crate::ctx::Ctx;
+use crate::exit::fail;
+use crate::lock::lock;
+use crate::preflight::system::System;
+use crate::preflight::toolchain::version;
+use crate::proc::{self, Command, Probe, Stdout};
+use crate::python::python_with_pip;
+use crate::receipts::store::sha256;
+use crate::report::{State, table};
+use anyhow::{Context, Result};
+use bitforge_schema::exit::ExitCode;
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SOURCES: &str = "runtime/src/cuda/kernels";
+const REQUIREMENTS: &str = "tools/requirements-cuda.txt";
+/// Compute capabilities with machine code.
+const CHIPS: &[&str] = &["80", "86", "89", "90"];
+/// The chip whose resources are reported, and whose PTX is for later ones.
+const NEWEST: &str = "90";
+/// Files that use instructions of the newest chips only.
+const NEWEST_ONLY: &[&str] = &["decode"];
+/// The first nvcc that knows every instruction used.
+const OLDEST_NVCC: &str = "12.8";
+
+#[derive(Debug, Serialize)]
+pub struct Manifest {
+    /// The last line of `nvcc --version`.
+    pub compiler: String,
+    pub files: Vec<Built>,
+    pub kernels: Vec<Resources>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Built {
+    pub file: String,
+    pub sha256: String,
+    pub bytes: u64,
+    pub chips: Vec<String>,
+}
+
+/// What one kernel takes on the newest chip, as ptxas says.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Resources {
+    pub kernel: String,
+    pub registers: u32,
+    pub spill_bytes: u32,
+    pub stack_bytes: u32,
+    /// Static; kernels ask for more when they are launched.
+    pub shared_bytes: u32,
+}
+
+/// Compiles everything; returns the manifest.
+///
+/// # Errors
+/// [`ExitCode::Network`] where nvcc is neither here nor to be had, [`ExitCode::Toolchain`] where it fails.
+pub fn build(ctx: &Ctx) -> Result<Manifest> {
+    let nvcc = nvcc(ctx)?;
+    let compiler = match probe_version(ctx, &nvcc) {
+        Some(text) => text,
+        None => return fail(ExitCode::Toolchain, format!("`{} --version` does not answer", nvcc.display())),
+    };
+    let sources = ctx.root()?.join(SOURCES);
+    let out = output(ctx)?;
+    fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
+    let mut manifest = Manifest { compiler, files: Vec::new(), kernels: Vec::new() };
+    for name in names(&sources)? {
+        let chips: Vec<String> = CHIPS
+            .iter()
+            .filter(|chip| !NEWEST_ONLY.contains(&name.as_str()) || **chip == NEWEST)
+            .map(|c| c.to_string())
+            .collect();
+        let path = out.join(format!("{name}.fatbin"));
+        let partial = out.join(format!("{name}.partial"));
+        // In the folder of the sources, so that no path of this machine gets into the file.
+        let command = Command::new(&nvcc)
+            .dir(&sources)
+            .args(["-std=c++17", "-O3", "-fatbin", "-Xptxas", "-v"])
+            .args(
+                chips
+                    .iter()
+                    .flat_map(|chip| ["-gencode".into(), format!("arch=compute_{chip},code=sm_{chip}")]),
+            )
+            .args(["-gencode".to_string(), format!("arch=compute_{NEWEST},code=compute_{NEWEST}")])
+            .args([format!("{name}.cu"), "-o".into()])
+            .args([&partial]);
+        let mut progress = ctx.out.progress(format!("compiling {name}.cu for {} chips", chips.len()));
+        let log = ctx.log_file(&format!("kernels-{name}"))?;
+        let mut lines = Vec::new();
+        proc::run(ctx, &command, Stdout::Log, &log, |line| {
+            progress.message(line);
+            lines.push(line.to_string());
+        })?
+        .must_succeed(ExitCode::Toolchain)?;
+        fs::rename(&partial, &path).with_context(|| format!("renaming to {}", path.display()))?;
+        manifest.kernels.extend(resources(&lines));
+        manifest.files.push(Built {
+            file: format!("{name}.fatbin"),
+            sha256: sha256(&path)?,
+            bytes: fs::metadata(&path)?.len(),
+            chips,
+        });
+    }
+    let text = serde_json::to_string_pretty(&manifest)?;
+    fs::write(out.join("manifest.json"), text + "\n")
+        .with_context(|| format!("writing to {}", out.display()))?;
+    Ok(manifest)
+}
+
+pub fn run(ctx: &Ctx) -> Result<ExitCode> {
+    let manifest = build(ctx)?;
+    if ctx.out.is_json() {
+        ctx.out.json(&manifest)?;
+    } else {
+        ctx.out.stdout(&render(&manifest))?;
+    }
+    ctx.out.line(format!("{} {}", ctx.out.mark(State::Ok), output(ctx)?.display()));
+    Ok(ExitCode::Ok)
+}
+
+fn output(ctx: &Ctx) -> Result<PathBuf> {
+    Ok(match ctx.env.get("BITNET_CUDA_KERNELS") {
+        Some(dir) => dir.into(),
+        None => ctx.root()?.join("target/cuda-kernels"),
+    })
+}
+
+/// Names of the files to compile, sorted, without extension.
+fn names(sources: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(sources).with_context(|| format!("reading {}", sources.display()))?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_string());
+    let mut names: Vec<String> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+        .filter_map(stem)
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The system's nvcc where it is new enough, otherwise that of the pinned wheels.
+fn nvcc(ctx: &Ctx) -> Result<PathBuf> {
+    let system = System { ctx, sysroot: Path::new("/") };
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(|name| ctx.env.get(name));
+    let places = homes.map(|home| Path::new(home).join("bin/nvcc")).chain(system.which("nvcc"));
+    let new_enough =
+        |path: &PathBuf| probe_version(ctx, path).is_some_and(|text| version(&text) >= version(OLDEST_NVCC));
+    match places.into_iter().find(new_enough) {
+        Some(nvcc) => Ok(nvcc),
+        None => pinned(ctx),
+    }
+}
+
+/// `Build cuda_13.0.r13.0/compiler...` or the line before it.
+fn probe_version(ctx: &Ctx, nvcc: &Path) -> Option<String> {
+    let command = Command::new(nvcc).args(["--version"]);
+    let Probe::Output(text) = proc::probe(ctx, &command, Duration::from_secs(20)) else { return None };
+    text.lines().find(|line| line.contains("release")).map(|line| line.trim().to_string())
+}
+
+/// Installs the wheels of the requirements file once; its digest names the folder.
+fn pinned(ctx: &Ctx) -> Result<PathBuf> {
+    let requirements = ctx.root()?.join(REQUIREMENTS);
+    let cache = ctx.cache_dir()?;
+    let dir = cache.join(format!("cuda-{}", &sha256(&requirements)?[..16]));
+    let nvcc = dir.join("nvidia/cu13/bin/nvcc");
+    if nvcc.is_file() {
+        return Ok(nvcc);
+    }
+    if ctx.offline {
+        return fail(
+            ExitCode::Network,
+            format!(
+                "no nvcc of {OLDEST_NVCC} or later, and the network is off; install CUDA, or unset BITNET_OFFLINE"
+            ),
+        );
+    }
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    let _lock = lock(ctx, &cache.join("cuda.lock"))?;
+    if nvcc.is_file() {
+        return Ok(nvcc);
+    }
+    ctx.out.line("no nvcc that is new enough; installing the pinned one into the cache (100 MiB)");
+    let partial = cache.join("cuda.partial");
+    for old in [&partial, &dir] {
+        if old.exists() {
+            fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
+        }
+    }
+    let command = Command::new(python_with_pip(ctx, &cache)?)
+        .args(["-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:"])
+        .args(["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--target"])
+        .args([partial.as_path()])
+        .args(["-r"])
+        .args([&requirements]);
+    proc::run(ctx, &command, Stdout::Log, &cache.join("cuda.log"), |_| {})?
+        .must_succeed(ExitCode::Network)?;
+    // nvcc looks for headers in include; the C++ standard headers come in a folder of their own.
+    let include = partial.join("nvidia/cu13/include");
+    if !include.join("nv").exists() {
+        std::os::unix::fs::symlink("cccl/nv", include.join("nv")).context("linking include/nv")?;
+    }
+    fs::rename(&partial, &dir).with_context(|| format!("renaming to {}", dir.display()))?;
+    if nvcc.is_file() {
+        return Ok(nvcc);
+    }
+    fail(ExitCode::Toolchain, format!("the pinned wheels hold no {}", nvcc.display()))
+}
+
+/// Reads `-Xptxas -v`, the part about the newest chip.
+fn resources(lines: &[String]) -> Vec<Resources> {
+    let mut found: Vec<Resources> = Vec::new();
+    let mut open = false;
+    let number_before = |line: &str, unit: &str| -> u32 {
+        let before = line.split(unit).next().unwrap_or_default();
+        before.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    for line in lines {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            let name = rest.split('\'').next().unwrap_or_default();
+            open = rest.contains(&format!("'sm_{NEWEST}'")) && !name.is_empty();
+            if open {
+                found.push(Resources { kernel: name.into(), ..Resources::default() });
+            }
+        }
+        let Some(last) = found.last_mut().filter(|_| open) else { continue };
+        if line.contains("bytes stack frame") {
+            last.stack_bytes = number_before(line, " bytes stack frame");
+            last.spill_bytes =
+                number_before(line, " bytes spill stores") + number_before(line, " bytes spill loads");
+        }
+        if line.contains("registers") {
+            last.registers = number_before(line, " registers");
+            last.shared_bytes =
+                if line.contains("bytes smem") { number_before(line, " bytes smem") } else { 0 };
+        }
+    }
+    found.sort_by(|a, b| a.kernel.cmp(&b.kernel));
+    found
+}
+
+fn render(manifest: &Manifest) -> String {
+    let rows = manifest.kernels.iter().map(|kernel| {
+        [
+            kernel.kernel.clone(),
+            kernel.registers.to_string(),
+            kernel.spill_bytes.to_string(),
+            kernel.stack_bytes.to_string(),
+            kernel.shared_bytes.to_string(),
+        ]
+    });
+    let files = manifest.files.iter().map(|built| format!("{}  {}\n", built.sha256, built.file));
+    format!(
+        "{}\n{}{}",
+        table(
+            [
+                &format!("kernel (sm_{NEWEST})"),
+                "registers",
+                "spilled bytes",
+                "stack bytes",
+                "static shared bytes"
+            ],
+            rows
+        ),
+        files.collect::<String>(),
+        manifest.compiler
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_of_ptxas_is_read_for_the_newest_chip() {
+        let text = "ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'embed' for 'sm_80'
+ptxas info    : Function properties for embed
+    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 18 registers, used 0 barriers
+ptxas info    : Compiling entry function 'embed' for 'sm_90'
+    64 bytes stack frame, 60 bytes spill stores, 68 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers, 256 bytes smem, 64 bytes cumulative stack size";
+        let lines: Vec<String> = text.lines().map(String::from).collect();
+        let expected = Resources {
+            kernel: "embed".into(),
+            registers: 128,
+            spill_bytes: 128,
+            stack_bytes: 64,
+            shared_bytes: 256,
+        };
+        assert_eq!(resources(&lines), [expected]);
+    }
+
+    #[test]
+    fn every_kernel_file_is_compiled() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(SOURCES);
+        assert_eq!(names(&sources).unwrap(), ["attention", "decode", "exact", "gemm", "quants", "rows"]);
+    }
+}
