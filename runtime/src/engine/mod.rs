@@ -328,12 +328,30 @@ impl Engine {
     /// No tokens, a token outside the vocabulary, no room in the context, or an interrupt. The positions in
     /// use are as before then.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        #[cfg(feature = "gpu")]
+        if self.device.is_some() {
+            return self.prefill_on_device(tokens);
+        }
         let last = self.evaluate_own(tokens)?;
         Ok(self.step(None).head(&[last]))
     }
 
-    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits.
+    #[cfg(feature = "gpu")]
+    fn prefill_on_device(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        if tokens.is_empty() {
+            return Err(nothing_to_evaluate());
+        }
+        self.check_tokens(tokens)?;
+        self.device.as_mut().expect("the caller has seen it").prefill(tokens)
+    }
+
+    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits,
+    /// as does every want on a device.
     pub fn prefill_for(&mut self, tokens: &[u32], want: Want) -> Result<Answer<'_>> {
+        #[cfg(feature = "gpu")]
+        if self.device.is_some() {
+            return self.prefill_on_device(tokens).map(Answer::Logits);
+        }
         let last = self.evaluate_own(tokens)?;
         if let Want::Best(want) = want {
             self.search_head(&[last], &[want]);
@@ -353,10 +371,6 @@ impl Engine {
         }
         let start = self.position();
         self.check_tokens(tokens)?;
-        #[cfg(feature = "gpu")]
-        if self.device.is_some() {
-            return self.device.as_mut().expect("just seen").prefill(tokens);
-        }
         let chunk_len = self.buffers.tokens();
         for chunk in tokens.chunks(chunk_len) {
             self.evaluate_chunk(chunk, start, None)?;
