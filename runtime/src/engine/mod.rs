@@ -330,27 +330,27 @@ impl Engine {
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         #[cfg(feature = "gpu")]
         if self.device.is_some() {
-            return self.prefill_on_device(tokens);
+            return self.device_for(tokens)?.prefill(tokens);
         }
         let last = self.evaluate_own(tokens)?;
         Ok(self.step(None).head(&[last]))
     }
 
+    /// The device, once `tokens` are found to be fit for it.
     #[cfg(feature = "gpu")]
-    fn prefill_on_device(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+    fn device_for(&mut self, tokens: &[u32]) -> Result<&mut crate::gpu::device::OnDevice> {
         if tokens.is_empty() {
             return Err(nothing_to_evaluate());
         }
         self.check_tokens(tokens)?;
-        self.device.as_mut().expect("the caller has seen it").prefill(tokens)
+        Ok(self.device.as_mut().expect("the caller has seen it"))
     }
 
-    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits,
-    /// as does every want on a device.
+    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits.
     pub fn prefill_for(&mut self, tokens: &[u32], want: Want) -> Result<Answer<'_>> {
         #[cfg(feature = "gpu")]
         if self.device.is_some() {
-            return self.prefill_on_device(tokens).map(Answer::Logits);
+            return self.device_for(tokens)?.prefill_for(tokens, want);
         }
         let last = self.evaluate_own(tokens)?;
         if let Want::Best(want) = want {
