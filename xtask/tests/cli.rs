@@ -176,9 +176,16 @@ fn docs_are_written_and_checked() {
 #[test]
 fn tidy_names_rule_path_and_remedy() {
     let checkout = Checkout::new();
-    for name in
-        ["CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "ci/a", "fixtures/a", "runtime/a"]
-    {
+    for name in [
+        "CHANGELOG.md",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "README.md",
+        "ci/a",
+        "fixtures/a",
+        "runtime/a",
+        "tools/a",
+    ] {
         checkout.write(name, "x");
     }
     checkout.run(&["docs"]);

@@ -1,18 +1,15 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
+mod engine;
 mod rewrite;
 
+pub use engine::{DeviceArg, EngineArgs, WeightArgs};
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
 
 use super::models_args::ModelsCommand;
-use crate::backend::{DeviceRequest, KernelBackend};
 use crate::chat::ChatMode;
-use crate::engine::head::HeadMode;
-use crate::engine::kv_cache::KvType;
 use crate::gguf::Mapping;
-use crate::quant::I2sLayout;
-use crate::quant::activation::ActivationQuant;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
@@ -104,146 +101,6 @@ pub struct ModelArgs {
 impl ModelArgs {
     pub fn mapping(&self) -> Mapping {
         if self.no_mmap { Mapping::Read } else { Mapping::Mmap }
-    }
-}
-
-/// How the engine is set up.
-#[derive(Args, Debug)]
-pub struct EngineArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Compute threads (default: BITNET_THREADS, else the CPUs this process may use)
-    #[arg(long, short, value_name = "N")]
-    pub threads: Option<usize>,
-    /// How ternary layers quantize activations: per token as BitNet is trained, or per block of 256 as llama.cpp does
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub activation_quant: ActivationQuantArg,
-    /// Kernel set to use, of those that `bitnet kernels` shows; one that this CPU cannot run is an error
-    /// (default: BITNET_KERNELS, else auto)
-    #[arg(long, value_name = "NAME")]
-    pub kernels: Option<String>,
-    /// Where to compute; anything but auto is a demand, never a wish
-    #[arg(long, value_enum, default_value_t)]
-    pub device: DeviceArg,
-    #[command(flatten)]
-    pub weights: WeightArgs,
-    /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
-    pub kv: KvArg,
-    /// How the best tokens are found: from all rows of the output head, or, with the same result, from a compact copy
-    /// that leaves few rows to read
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub head: HeadArg,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum HeadArg {
-    Full,
-    #[default]
-    TwoStage,
-}
-
-impl From<HeadArg> for HeadMode {
-    fn from(arg: HeadArg) -> Self {
-        match arg {
-            HeadArg::Full => HeadMode::Full,
-            HeadArg::TwoStage => HeadMode::TwoStage,
-        }
-    }
-}
-
-/// What a file does not say about its packed weights.
-#[derive(Args, Debug)]
-pub struct WeightArgs {
-    /// How I2_S weights are packed, which the file does not say
-    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]
-    pub i2s_layout: I2sLayoutArg,
-    /// Tile sizes of TL1 or TL2 weights: a kernel_config.ini of bitnet.cpp, or MxK:BM,BK,BMM per shape with semicolons
-    /// between shapes (default: the file's own, else bitnet.cpp's presets)
-    #[arg(long, value_name = "FILE|SIZES")]
-    pub tl_config: Option<String>,
-    /// What the codes 0 to 3 stand for in the older forms of I2_S (BitNet32-F16, QK256), x for one that must not occur:
-    /// such files are refused without it
-    #[arg(long, value_name = "V,V,V,V", allow_hyphen_values = true)]
-    pub code_map: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum KvArg {
-    #[default]
-    F16,
-    Q8_0,
-}
-
-impl From<KvArg> for KvType {
-    fn from(arg: KvArg) -> Self {
-        match arg {
-            KvArg::F16 => KvType::F16,
-            KvArg::Q8_0 => KvType::Q8_0,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ActivationQuantArg {
-    #[default]
-    Token,
-    Block256,
-}
-
-impl From<ActivationQuantArg> for ActivationQuant {
-    fn from(arg: ActivationQuantArg) -> Self {
-        match arg {
-            ActivationQuantArg::Token => ActivationQuant::Token,
-            ActivationQuantArg::Block256 => ActivationQuant::Block256,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DeviceArg {
-    /// A GPU where this build and this machine have one, else the CPU
-    #[default]
-    Auto,
-    Cpu,
-    /// Any GPU
-    Gpu,
-    Cuda,
-    /// Reserved
-    Hip,
-    /// Reserved
-    Metal,
-}
-
-impl From<DeviceArg> for DeviceRequest {
-    fn from(arg: DeviceArg) -> Self {
-        match arg {
-            DeviceArg::Auto => DeviceRequest::Auto,
-            DeviceArg::Cpu => DeviceRequest::Backend(KernelBackend::Cpu),
-            DeviceArg::Gpu => DeviceRequest::Gpu,
-            DeviceArg::Cuda => DeviceRequest::Backend(KernelBackend::Cuda),
-            DeviceArg::Hip => DeviceRequest::Backend(KernelBackend::Hip),
-            DeviceArg::Metal => DeviceRequest::Backend(KernelBackend::Metal),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum I2sLayoutArg {
-    #[default]
-    X86,
-    Arm,
-    Row4,
-}
-
-impl From<I2sLayoutArg> for I2sLayout {
-    fn from(arg: I2sLayoutArg) -> Self {
-        match arg {
-            I2sLayoutArg::X86 => I2sLayout::X86,
-            I2sLayoutArg::Arm => I2sLayout::Arm,
-            I2sLayoutArg::Row4 => I2sLayout::Row4,
-        }
     }
 }
 
@@ -511,6 +368,9 @@ pub struct KernelsArgs {
     /// Columns of the weights of the lab
     #[arg(long, value_name = "N", default_value_t = 2560)]
     pub columns: usize,
+    /// Rows of the weights of the lab and of tuning (default: more than the caches hold where reading is the limit)
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
     /// Numbers of activation rows of the lab
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 8, 128])]
     pub count: Vec<usize>,

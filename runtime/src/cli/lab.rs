@@ -78,7 +78,7 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs, weight: &str) -> Result<()> {
             break;
         }
         for &count in &args.count {
-            let product = product(weight, activation, args.columns, count, cache)?;
+            let product = product(weight, activation, args.columns, (count, args.rows), cache)?;
             let seen = measure(&product, &candidates(&product), &mut pool, args.rounds);
             output.versions.extend(versions(&product, &seen));
         }
@@ -99,7 +99,8 @@ pub fn pool(ctx: &Ctx, args: &KernelsArgs) -> Result<ThreadPool> {
         .map_err(|e| Error::limit(format!("cannot start {threads} threads: {e}"), "choose fewer --threads"))
 }
 
-/// A product whose weights exceed the caches where it is bound by reading them.
+/// A product of `count` activation rows with `rows` weight rows, rounded up to 64; by default so many that weights exceed
+/// the caches where it is bound by reading them.
 ///
 /// # Errors
 /// `columns` are no whole blocks, or there is no such kernel.
@@ -107,7 +108,7 @@ pub fn product(
     weight: TensorType,
     activation: ActivationType,
     columns: usize,
-    count: usize,
+    (count, rows): (usize, Option<usize>),
     cache: Option<u64>,
 ) -> Result<Product> {
     let block = weight.block().0.max(activation.block_len());
@@ -124,7 +125,8 @@ pub fn product(
     }
     let wanted =
         if Shape::of(count) == Shape::Prefill { 0 } else { 2 * cache.unwrap_or(32 << 20) / row_bytes };
-    Ok(Product { weight, activation, rows: (wanted as usize).next_multiple_of(64).max(2560), columns, count })
+    let rows = rows.unwrap_or((wanted as usize).max(2560)).max(1).next_multiple_of(64);
+    Ok(Product { weight, activation, rows, columns, count })
 }
 
 pub fn versions(product: &Product, seen: &[Seen]) -> Vec<Version> {

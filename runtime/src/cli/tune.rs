@@ -54,7 +54,7 @@ pub fn run(ctx: &mut Ctx, args: &KernelsArgs, model: &str) -> Result<()> {
         let Some(plan) = set.plan(weight, activation) else { continue };
         let mut by_shape = Vec::new();
         for count in COUNTS {
-            let product = lab::product(weight, activation, columns, count, cache)?;
+            let product = lab::product(weight, activation, columns, (count, args.rows), cache)?;
             let fast: Vec<_> = candidates(&product).into_iter().skip(1).collect();
             let seen = measure(&product, &fast, &mut pool, args.rounds);
             output.versions.extend(lab::versions(&product, &seen));

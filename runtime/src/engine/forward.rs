@@ -251,10 +251,13 @@ impl<'a> Step<'a> {
 
     /// hidden += projected.
     fn add_projected(&mut self, m: usize) {
-        let (b, len) = (&mut *self.buffers, m * self.model.config.hidden);
-        for (hidden, projected) in b.hidden[..len].iter_mut().zip(&b.projected[..len]) {
-            *hidden += projected;
-        }
+        let (b, n) = (&mut *self.buffers, self.model.config.hidden);
+        let (hidden, projected) = (&mut b.hidden[..m * n], &b.projected[..m * n]);
+        let add = |row: usize, hidden: &mut [f32]| {
+            hidden.iter_mut().zip(&projected[row * n..]).for_each(|(hidden, projected)| *hidden += projected);
+        };
+        // For one row a region costs more than this.
+        if m == 1 { add(0, hidden) } else { self.compute.pool.for_each_chunk(hidden, n, add) }
     }
 
     fn rotate_queries_and_keys(&mut self, m: usize) {

@@ -219,8 +219,8 @@ fn run(product: &Product, weights: &Prepared, activations: &[u8], out: &mut [f32
     });
 }
 
-/// The best of `seen` by the median, and whether it is better than the candidate called `than` beyond noise: in three
-/// rounds of four, and by more than the spread of the rounds' ratios.
+/// The best of `seen` by the median, and whether it is better than the candidate called `than` beyond noise: in more
+/// than three rounds of four, and by more than the spread of the rounds' ratios.
 pub fn best<'a>(seen: &'a [Seen], than: &str) -> Option<(&'a Seen, bool)> {
     let timed = || seen.iter().filter(|seen| !seen.samples.is_empty());
     let best = timed().min_by_key(|seen| median(&seen.samples))?;
@@ -232,7 +232,7 @@ pub fn best<'a>(seen: &'a [Seen], than: &str) -> Option<(&'a Seen, bool)> {
         .map(|(other, best)| other.as_secs_f64() / best.as_secs_f64().max(1e-12))
         .collect();
     ratios.sort_by(f64::total_cmp);
-    let quarter = ratios.len() / 4;
+    let quarter = (ratios.len() - 1) / 4;
     let spread = ratios[ratios.len() - 1 - quarter] - ratios[quarter];
     Some((best, ratios[quarter] > 1.0 && ratios[ratios.len() / 2] > 1.0 + spread / 2.0))
 }

@@ -46,18 +46,22 @@ fn what_passes_is_tried_again() {
         (On::Data, 2, status(500)),
         (On::Data, 1, status(416)),
     ];
-    std::thread::scope(|scope| {
-        for (on, times, fault) in cases {
-            scope.spawn(move || {
-                let site = Site::new();
-                site.hub.fault(on, times, fault.clone());
-                let fetched = site.fetch(SPEC).unwrap_or_else(|error| panic!("{on:?} {fault:?}: {error}"));
-                assert_eq!(read(&fetched[0].path), site.content, "{on:?} {fault:?}");
-                assert!(!fetched[0].cached && !site.is_kept(), "{on:?} {fault:?}");
-                assert_eq!(fetched[0].verified_by, VerifiedBy::Hub);
-            });
-        }
-    });
+    // A few at once: each has its own hub, file and caches.
+    for some in cases.chunks(6) {
+        std::thread::scope(|scope| {
+            some.iter().cloned().for_each(|(on, times, fault)| {
+                scope.spawn(move || {
+                    let site = Site::new();
+                    site.hub.fault(on, times, fault.clone());
+                    let fetched =
+                        site.fetch(SPEC).unwrap_or_else(|error| panic!("{on:?} {fault:?}: {error}"));
+                    assert_eq!(read(&fetched[0].path), site.content, "{on:?} {fault:?}");
+                    assert!(!fetched[0].cached && !site.is_kept(), "{on:?} {fault:?}");
+                    assert_eq!(fetched[0].verified_by, VerifiedBy::Hub);
+                });
+            })
+        });
+    }
 }
 
 /// Faults that stay: an error of the right class, and no file.
@@ -89,21 +93,24 @@ fn what_stays_is_an_error_of_its_class() {
         (On::Head, hostile("X-Linked-Size", "18446744073709551615"), ExitCode::Limit, "free some"),
         (On::Head, hostile("X-Padding", &"x".repeat(100_000)), network, "check the address"),
     ];
-    std::thread::scope(|scope| {
-        for (on, fault, code, says) in cases {
-            scope.spawn(move || {
-                let site = Site::new();
-                site.hub.fault(on, many, fault.clone());
-                let error = site.fetch(SPEC).expect_err("it stays wrong");
-                assert_eq!(error.exit_code(), code, "{on:?} {fault:?}: {error}");
-                assert!(error.to_string().contains(says), "{on:?} {fault:?}: {error}");
-                assert_eq!(site.left(), [] as [String; 0], "{on:?} {fault:?}");
-                // Once the hub is well again, so is the fetch.
-                site.hub.clear_faults();
-                assert_eq!(read(&site.fetch(SPEC).expect("well again")[0].path), site.content);
-            });
-        }
-    });
+    // A few at once: each has its own hub, file and caches.
+    for some in cases.chunks(6) {
+        std::thread::scope(|scope| {
+            some.iter().cloned().for_each(|(on, fault, code, says)| {
+                scope.spawn(move || {
+                    let site = Site::new();
+                    site.hub.fault(on, many, fault.clone());
+                    let error = site.fetch(SPEC).expect_err("it stays wrong");
+                    assert_eq!(error.exit_code(), code, "{on:?} {fault:?}: {error}");
+                    assert!(error.to_string().contains(says), "{on:?} {fault:?}: {error}");
+                    assert_eq!(site.left(), [] as [String; 0], "{on:?} {fault:?}");
+                    // Once the hub is well again, so is the fetch.
+                    site.hub.clear_faults();
+                    assert_eq!(read(&site.fetch(SPEC).expect("well again")[0].path), site.content);
+                });
+            })
+        });
+    }
 }
 
 #[test]

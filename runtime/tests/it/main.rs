@@ -11,6 +11,7 @@ mod fetch_support;
 mod formats;
 mod golden;
 mod interrupt;
+mod kernels;
 mod logits;
 mod perplexity;
 mod receipt;

@@ -86,14 +86,22 @@ fn logits_json_and_human() {
     insta::assert_snapshot!(both);
 }
 
+/// With the kernels that every machine has.
+fn inspect(args: &[&str]) -> Ran {
+    let mut command = bitnet(&[&["inspect", "--model", MODEL], args].concat());
+    let ran = finish(command.env("BITNET_KERNELS", "scalar").output().expect("the binary starts"));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    ran
+}
+
 #[test]
 fn inspect_json() {
-    insta::assert_snapshot!(pretty(json(&["inspect", "--model", MODEL])));
+    insta::assert_snapshot!(pretty(inspect(&["--json"]).json()));
 }
 
 #[test]
 fn inspect_human() {
-    insta::assert_snapshot!(human(&["inspect", "--model", MODEL]));
+    insta::assert_snapshot!(inspect(&[]).stdout);
 }
 
 const BENCH: [&str; 13] = [
