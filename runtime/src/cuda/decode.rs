@@ -18,7 +18,7 @@ const SLOT: usize = 3;
 const MAX_SPLITS: usize = 16;
 const MAX_RESULTS: usize = 512;
 const MAX_HEAD_ROWS: usize = 1216;
-const PART_SLOTS: usize = (4 * 128 + 8 + SLOT - 1) / SLOT;
+const PART_SLOTS: usize = (4_usize * 128 + 8).div_ceil(SLOT);
 /// Contexts of up to so many positions are attended to by query heads alone.
 const SHORT: usize = 512;
 /// Positions of one run of attention in longer contexts.

@@ -413,9 +413,10 @@ fn greedy_below(rows: &[(usize, Want)]) -> Option<usize> {
 }
 
 fn copy_of(matrix: &Matrix) -> Matrix {
-    let copy =
+    let mut copy =
         Matrix::of_bytes(&matrix.name, matrix.ty, matrix.rows, matrix.columns, matrix.bytes().to_vec());
-    Matrix { tensor_scale: matrix.tensor_scale, ..copy }
+    copy.tensor_scale = matrix.tensor_scale;
+    copy
 }
 
 /// What the kernels cannot do, before anything is uploaded.

@@ -155,7 +155,6 @@ impl Forward<'_> {
             k: k as i32,
             bound: [n as i32; 2],
             activation: self.activation(),
-            blocks: packed.blocks[matrix].into(),
         };
         self.norm(b.hidden.at, Some(norms.attn), hidden, m, ActivationType::I8Token, true)?;
         let bound = [query as i32, (query + kv) as i32];

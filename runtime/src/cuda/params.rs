@@ -31,7 +31,7 @@ parameters! {
     /// gemm.cu
     Gemm {
         weights: u64, activations: u64, token_scales: u64, sums: u64, scales: u64, out: u64, n: i32, m: i32, k: i32,
-        bound: [i32; 2], activation: i32, blocks: i32,
+        bound: [i32; 2], activation: i32,
     }
     /// rows.cu
     NormRow {

@@ -160,7 +160,6 @@ impl Lab {
             k: k as i32,
             bound: bound.map(|row| row as i32),
             activation: 1,
-            blocks: 0,
         };
         let name = format!("gemm_{kind}_{epilogue}");
         let shape = gemm_shape(kind, both, n, m);

@@ -53,8 +53,6 @@ pub struct Packed {
     pub offsets: [usize; 3],
     /// [layers, 7, 2]: the shared scale and the separate one.
     pub scales: Buffer<f32>,
-    /// Which of the seven had scales per block in the file: they are multiplied with before the token's scale.
-    pub blocks: [bool; 7],
 }
 
 /// A head of half floats with its compact copy.
@@ -231,8 +229,7 @@ fn packed(device: &Device, model: &Model, scales: &[f32]) -> Result<Packed> {
         }
         device.synchronize()?;
     }
-    let blocks = model.layers[0].linears().map(|linear| linear.matrix.ty != TensorType::I2S);
-    Ok(Packed { weights, layer_bytes, offsets, scales: device.upload("scales", scales)?, blocks })
+    Ok(Packed { weights, layer_bytes, offsets, scales: device.upload("scales", scales)? })
 }
 
 fn half_head(device: &Device, kernels: &Kernels, matrix: &Matrix) -> Result<HalfHead> {

@@ -328,12 +328,30 @@ impl Engine {
     /// No tokens, a token outside the vocabulary, no room in the context, or an interrupt. The positions in
     /// use are as before then.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        #[cfg(feature = "gpu")]
+        if self.device.is_some() {
+            return self.device_for(tokens)?.prefill(tokens);
+        }
         let last = self.evaluate_own(tokens)?;
         Ok(self.step(None).head(&[last]))
     }
 
+    /// The device, once `tokens` are found to be fit for it.
+    #[cfg(feature = "gpu")]
+    fn device_for(&mut self, tokens: &[u32]) -> Result<&mut crate::gpu::device::OnDevice> {
+        if tokens.is_empty() {
+            return Err(nothing_to_evaluate());
+        }
+        self.check_tokens(tokens)?;
+        Ok(self.device.as_mut().expect("the caller has seen it"))
+    }
+
     /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits.
     pub fn prefill_for(&mut self, tokens: &[u32], want: Want) -> Result<Answer<'_>> {
+        #[cfg(feature = "gpu")]
+        if self.device.is_some() {
+            return self.device_for(tokens)?.prefill_for(tokens, want);
+        }
         let last = self.evaluate_own(tokens)?;
         if let Want::Best(want) = want {
             self.search_head(&[last], &[want]);
@@ -353,10 +371,6 @@ impl Engine {
         }
         let start = self.position();
         self.check_tokens(tokens)?;
-        #[cfg(feature = "gpu")]
-        if self.device.is_some() {
-            return self.device.as_mut().expect("just seen").prefill(tokens);
-        }
         let chunk_len = self.buffers.tokens();
         for chunk in tokens.chunks(chunk_len) {
             self.evaluate_chunk(chunk, start, None)?;

@@ -4,6 +4,7 @@
 
 use super::Accelerator;
 use crate::Result;
+use crate::engine::batch::Candidate;
 use crate::engine::pages::SequenceId;
 use crate::engine::{Answer, Batch, Want};
 use bitforge_schema::selection::Selection;
@@ -14,33 +15,47 @@ pub struct OnDevice {
     pub own: SequenceId,
     pub selection: Selection,
     logits: Vec<f32>,
+    best: Vec<Candidate>,
 }
 
 impl OnDevice {
     pub fn new(mut accelerator: Box<dyn Accelerator>, selection: Selection) -> Self {
         let own = accelerator.open();
-        OnDevice { accelerator, own, selection, logits: Vec::new() }
+        OnDevice { accelerator, own, selection, logits: Vec::new(), best: Vec::new() }
     }
 
     /// Logits [vocab] of the last of `tokens`, which are not empty. On an error the sequence is as before.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.evaluate(tokens, Want::Logits)?;
+        Ok(&self.logits)
+    }
+
+    /// As [`Self::prefill`], with the answer that is wanted; [`Want::Nothing`] gets the logits.
+    pub fn prefill_for(&mut self, tokens: &[u32], want: Want) -> Result<Answer<'_>> {
+        self.evaluate(tokens, if want == Want::Nothing { Want::Logits } else { want })?;
+        Ok(if self.best.is_empty() { Answer::Logits(&self.logits) } else { Answer::Best(&self.best) })
+    }
+
+    fn evaluate(&mut self, tokens: &[u32], want: Want) -> Result<()> {
         let start = self.accelerator.positions(self.own);
         let rows = self.accelerator.batch_rows();
         let mut batch = Batch::new();
+        self.best.clear();
         for (index, chunk) in tokens.chunks(rows).enumerate() {
             let last = (index + 1) * rows >= tokens.len();
             batch.clear();
-            batch.push_all(self.own, chunk, if last { Want::Logits } else { Want::Nothing });
-            let logits = &mut self.logits;
-            let outcome = self.accelerator.evaluate(&batch, &mut |_, answer| {
-                if let Answer::Logits(values) = answer {
+            batch.push_all(self.own, chunk, if last { want } else { Want::Nothing });
+            let (logits, best) = (&mut self.logits, &mut self.best);
+            let outcome = self.accelerator.evaluate(&batch, &mut |_, answer| match answer {
+                Answer::Logits(values) => {
                     logits.clear();
                     logits.extend_from_slice(values);
                 }
+                Answer::Best(candidates) => best.extend_from_slice(candidates),
             });
             outcome.inspect_err(|_| self.accelerator.truncate_to(self.own, start))?;
         }
-        Ok(&self.logits)
+        Ok(())
     }
 
     /// Passes the logits [vocab] of every one of `tokens` to `sink(index, logits)`, in order.

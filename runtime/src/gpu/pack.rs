@@ -72,7 +72,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn scaled(ty: TensorType, rows: usize, k: usize, bytes: Vec<u8>) -> Matrix {
-        Matrix { tensor_scale: 0.5, ..Matrix::of_bytes("m", ty, rows, k, bytes) }
+        let mut matrix = Matrix::of_bytes("m", ty, rows, k, bytes);
+        matrix.tensor_scale = 0.5;
+        matrix
     }
 
     /// Element `k` of a packed row.

@@ -9,7 +9,11 @@ fn failures_have_codes_and_messages() {
         (&["inspect", "--model", "no-such-model"], 4, "neither a file nor a name of the catalog"),
         (&["inspect", "--model", "smollm2-135m"], 4, "run `bitnet models fetch smollm2-135m`"),
         (&["inspect", "--model", "Cargo.toml"], 3, "GGUF"),
-        (&["run", "--model", MODEL, "--prompt", "a", "--device", "cuda"], 5, "no CUDA backend"),
+        (
+            &["run", "--model", MODEL, "--prompt", "a", "--device", "cuda"],
+            5,
+            "this build has no cuda backend",
+        ),
         (
             &["run", "--model", MODEL, "--prompt", "a", "--temperature", "-1"],
             2,

@@ -104,16 +104,13 @@ impl From<ActivationQuantArg> for ActivationQuant {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum DeviceArg {
-    /// A GPU where this build and this machine have one, else the CPU
     #[default]
     Auto,
     Cpu,
-    /// Any GPU
     Gpu,
     Cuda,
-    /// Reserved
+    // Reserved, as the next.
     Hip,
-    /// Reserved
     Metal,
 }
 

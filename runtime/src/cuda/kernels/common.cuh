@@ -104,12 +104,9 @@ __device__ __forceinline__ float token_scale(float absmax) {
     return static_cast<float>(127.0 / fmax(static_cast<double>(absmax), 1e-5));
 }
 
-// One linear's result from its exact integer product, rounded as kernels::arch::all::matmul does: for I2_S divided by the
-// token's scale first, for types whose blocks carry scales last.
-__device__ __forceinline__ float descale(int dot, float token, float tensor, float extra, int blocks) {
-    const float exact = static_cast<float>(dot);
-    const float value = blocks ? __fdiv_rn(__fmul_rn(exact, tensor), token) : __fmul_rn(__fdiv_rn(exact, token), tensor);
-    return __fmul_rn(value, extra);
+// One linear's result from its exact integer product, rounded as kernels::arch::all does for repacked rows.
+__device__ __forceinline__ float descale(int dot, float token, float tensor, float extra) {
+    return __fmul_rn(__fmul_rn(__fdiv_rn(static_cast<float>(dot), token), tensor), extra);
 }
 
 // As kernels::arch::all::ops::exp.

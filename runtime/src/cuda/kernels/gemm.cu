@@ -22,10 +22,9 @@ struct Gemm {
     int n, m, k;
     int bound[2];                // first rows of the second and the third matrix
     int activation;
-    int blocks;                  // scales are of blocks: they were multiplied with before the token's scale
 };
 
-static_assert(sizeof(Gemm) == 80, "cuda::params has the same");
+static_assert(sizeof(Gemm) == 72, "cuda::params has the same");
 
 __device__ __forceinline__ int which_matrix(const Gemm& g, int row) { return (row >= g.bound[0]) + (row >= g.bound[1]); }
 
@@ -36,11 +35,11 @@ __device__ __forceinline__ void finish(const Gemm& g, int row, int token, int do
     const int sum = g.sums[token];
     float* out = g.out + static_cast<long long>(token) * g.n + row;
     if constexpr (EPILOGUE == GATE_UP) {
-        *out = activate(g.activation, descale(dot - sum, scale, g.scales[0], g.scales[1], g.blocks),
-                        descale(up - sum, scale, g.scales[2], g.scales[3], g.blocks));
+        *out = activate(g.activation, descale(dot - sum, scale, g.scales[0], g.scales[1]),
+                        descale(up - sum, scale, g.scales[2], g.scales[3]));
     } else {
         const float* s = g.scales + 2 * which_matrix(g, row);
-        const float value = descale(dot - sum, scale, s[0], s[1], g.blocks);
+        const float value = descale(dot - sum, scale, s[0], s[1]);
         *out = EPILOGUE == ADD ? *out + value : value;
     }
 }
