@@ -2,6 +2,8 @@
 
 use super::ctx::Ctx;
 use crate::backend::Choice;
+#[cfg(feature = "cuda")]
+use crate::cuda::smoke;
 use crate::{Error, Result};
 
 /// # Errors
@@ -13,7 +15,7 @@ pub fn run(ctx: &mut Ctx, choice: &Choice, rounds: usize) -> Result<()> {
 
     check_gpu(choice)?;
     let seed = crate::sampling::rng::random_seed();
-    let checks = crate::cuda::smoke::run(seed, rounds)?;
+    let checks = smoke::run(seed, rounds)?;
     match ctx.format {
         Format::Json => ctx.print_json(&serde_json::json!({ "seed": seed, "checks": checks }))?,
         Format::Human => {
