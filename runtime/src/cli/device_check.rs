@@ -10,10 +10,12 @@ use crate::{Error, Result};
 pub fn run(ctx: &mut Ctx, choice: &Choice, rounds: usize) -> Result<()> {
     use super::args::Format;
     use super::format::{Align, markdown};
+    #[cfg(feature = "cuda")]
+    use crate::cuda::smoke;
 
     check_gpu(choice)?;
     let seed = crate::sampling::rng::random_seed();
-    let checks = crate::cuda::smoke::run(seed, rounds)?;
+    let checks = smoke::run(seed, rounds)?;
     match ctx.format {
         Format::Json => ctx.print_json(&serde_json::json!({ "seed": seed, "checks": checks }))?,
         Format::Human => {
