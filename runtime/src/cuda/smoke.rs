@@ -209,8 +209,9 @@ impl Lab {
             dequantize_row(ty, &matrix.bytes()[r * matrix.row_bytes..][..matrix.row_bytes], 0.5, &mut row)
                 .expect("codes are valid");
             for t in 0..m {
-                let sum: f64 =
-                    row.iter().zip(&x[t * k..][..k]).map(|(w, a)| f64::from(*w) * f64::from(*a)).sum();
+                let (x, steps) = (&x[t * k..][..k], &steps[t * k / length..]);
+                let term = |i: usize| f64::from(row[i]) * f64::from(x[i]) * f64::from(steps[i / length]);
+                let sum: f64 = (0..k).map(term).sum();
                 want[t * n + r] += (sum * 1.5) as f32;
             }
         }
