@@ -290,7 +290,7 @@ mod tests {
             TensorType::Q4_0 => 1.01 / 8.0,
             TensorType::Q4_1 => 1.02 / 15.0,
             TensorType::Q5_0 => 1.01 / 16.0,
-            TensorType::Q5_1 => 1.02 / 31.0,
+            TensorType::Q5_1 => 1.05 / 31.0,
             TensorType::Q2K => 1.0,
             TensorType::Q3K => 2.0 / 4.0,
             TensorType::Q4K => 3.0 / 15.0,
