@@ -2,6 +2,8 @@
 
 use super::ctx::Ctx;
 use crate::backend::Choice;
+#[cfg(feature = "cuda")]
+use crate::cuda::smoke;
 use crate::{Error, Result};
 
 /// # Errors

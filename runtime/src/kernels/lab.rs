@@ -159,13 +159,21 @@ fn scale_of(kernel: &MatmulKernel) -> f32 {
     if blocks && kernel.layout().is_some() { 0.5 } else { TENSOR_SCALE }
 }
 
+/// Where the results of a region start.
+struct Start(*mut f32);
+
+// SAFETY: parts of a region write disjoint columns; see `run`.
+unsafe impl Sync for Start {}
+
+impl Start {
+    fn column(&self, first: usize) -> *mut f32 {
+        self.0.wrapping_add(first)
+    }
+}
+
 /// `out` [count, rows].
 fn run(product: &Product, weights: &Prepared, activations: &[u8], out: &mut [f32], pool: &mut ThreadPool) {
-    struct Start(*mut f32);
-    // SAFETY: parts of the region write disjoint columns; see below.
-    unsafe impl Sync for Start {}
     let start = Start(out.as_mut_ptr());
-    let start = &start;
     let mut parts = vec![(); product.rows.div_ceil(CHUNK)];
     let mut memory: Vec<(AlignedBytes, Vec<f32>)> = (0..pool.threads())
         .map(|_| (AlignedBytes::zeroed(weights.scratch), vec![0.0; CHUNK * product.count]))
@@ -176,7 +184,7 @@ fn run(product: &Product, weights: &Prepared, activations: &[u8], out: &mut [f32
         let units = first / weights.unit_rows..(first + rows) / weights.unit_rows;
         let part = &weights.weights[units.start * weights.unit_bytes..units.end * weights.unit_bytes];
         // SAFETY: columns `first..first + rows` of `out`, which only this part writes, and which outlives the region.
-        let mut columns = unsafe { Columns::new(start.0.add(first), product.rows, rows, product.count) };
+        let mut columns = unsafe { Columns::new(start.column(first), product.rows, rows, product.count) };
         let activation_bytes = activations.len() / product.count;
         match weights.kernel.run {
             Run::Rows(_) => {
