@@ -12,8 +12,6 @@ use crate::{Error, Result};
 pub fn run(ctx: &mut Ctx, choice: &Choice, rounds: usize) -> Result<()> {
     use super::args::Format;
     use super::format::{Align, markdown};
-    #[cfg(feature = "cuda")]
-    use crate::cuda::smoke;
 
     check_gpu(choice)?;
     let seed = crate::sampling::rng::random_seed();

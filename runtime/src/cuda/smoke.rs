@@ -191,13 +191,11 @@ impl Lab {
         }
         let matrix = Matrix::of_bytes("a matrix", ty, n, k, bytes);
         // Q types meet quants (kept as f32) with a step per block, others meet any numbers.
-        let length = match ActivationType::for_weight(ty, ActivationQuant::Token).block_len() {
-            1 => k,
-            length => length,
-        };
+        let block = ActivationType::for_weight(ty, ActivationQuant::Token).block_len();
+        let length = if block > 1 { block } else { k };
         let (mut x, before) = (self.floats(m * k), self.floats(m * n));
         let mut steps = vec![1.0; m * k / length];
-        if length < k {
+        if block > 1 {
             x.iter_mut().for_each(|v| *v = (*v * 127.0).round());
             steps = self.floats(m * k / length).iter().map(|v| v + 1.5).collect();
         }
