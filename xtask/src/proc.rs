@@ -417,7 +417,8 @@ impl Group {
         let mut asked: Option<Instant> = None;
         while !done.load(Ordering::Acquire) {
             match asked {
-                Some(at) if at.elapsed() > Duration::from_secs(2) => self.signal(libc::SIGKILL),
+                // Children have files to remove; on a busy machine that takes a while.
+                Some(at) if at.elapsed() > Duration::from_secs(10) => self.signal(libc::SIGKILL),
                 Some(_) => {}
                 None if INTERRUPTED.load(Ordering::Acquire) => ended = Ended::Interrupted,
                 None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
