@@ -411,7 +411,7 @@ impl Group {
         }
     }
 
-    /// Waits for `done`; asks the group to end at the deadline or after Ctrl-C, and two seconds later ends it.
+    /// Waits for `done`; asks the group to end at the deadline or after Ctrl-C, and ten seconds later ends it.
     fn guard(&self, deadline: Option<Instant>, done: &AtomicBool) -> Ended {
         let mut ended = Ended::ByItself;
         let mut asked: Option<Instant> = None;
