@@ -70,11 +70,13 @@ def product(x, packed, activation_quant):
         sums = to_half(d[..., 0] * quants.sum(axis=-1))
         return (quants * to_half(d)).reshape(x.shape) @ weights.T + sums @ minima.T
     weights = gguf.decode(kind, data, scale)
-    if kind in gguf.TERNARY:
-        x = int8_per_token(x) if activation_quant == "token" else q8_k(x)
+    if kind in gguf.TERNARY and activation_quant == "token":
+        x = int8_per_token(x)
+    elif kind in gguf.TERNARY and kind != "Q2_0":
+        x = q8_k(x)
     elif kind in ("Q4_K", "Q6_K"):
         x = q8_k(x)
-    elif kind in ("Q4_0", "Q8_0"):
+    elif kind in ("Q4_0", "Q8_0", "Q2_0"):
         quants, d = q8_blocks(x)
         x = (quants * to_half(d)).reshape(x.shape)
     elif kind == "F16":

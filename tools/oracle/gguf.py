@@ -15,9 +15,9 @@ STRING, ARRAY = 8, 9
 TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 8: ("Q8_0", 32, 34),
     12: ("Q4_K", 256, 144), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 36: ("I2_S", 128, 32),
+    35: ("TQ2_0", 256, 66), 36: ("I2_S", 128, 32), 42: ("Q2_0", 64, 18),
 }
-TERNARY = ("TQ1_0", "TQ2_0", "I2_S")
+TERNARY = ("TQ1_0", "TQ2_0", "I2_S", "Q2_0")
 
 
 class Tensor:
@@ -116,8 +116,8 @@ def decode(kind, data, scale):
     if kind == "Q4_1":
         quants, minima = q4_1(data)
         return quants + np.repeat(minima, 32, axis=1)
-    blocks = data.reshape(n, -1, {"Q4_0": 18, "Q8_0": 34, "Q4_K": 144, "Q6_K": 210, "TQ1_0": 54, "TQ2_0": 66}[kind])
-    values = {"Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q6_K": _q6_k, "TQ1_0": _tq1_0, "TQ2_0": _tq2_0}[kind](blocks)
+    blocks = data.reshape(n, -1, {"Q4_0": 18, "Q8_0": 34, "Q4_K": 144, "Q6_K": 210, "TQ1_0": 54, "TQ2_0": 66, "Q2_0": 18}[kind])
+    values = {"Q4_0": _q4_0, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q6_K": _q6_k, "TQ1_0": _tq1_0, "TQ2_0": _tq2_0, "Q2_0": _q2_0}[kind](blocks)
     return values.reshape(n, -1)
 
 
@@ -173,3 +173,8 @@ def _tq2_0(b):
     qs = b[..., :64].reshape(*b.shape[:-1], 2, 1, 32)
     codes = qs >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
     return (codes.reshape(*b.shape[:-1], 256).astype(np.float64) - 1) * half(b[..., 64:])
+
+
+def _q2_0(b):
+    codes = b[..., 2:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3
+    return (codes.reshape(*b.shape[:-1], 64).astype(np.float64) - 1) * half(b[..., :2])
