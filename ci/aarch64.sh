@@ -63,16 +63,16 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 # Dynamically linked, threads hang at their start under qemu.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
 # A folder of its own: another compiler would make cargo build everything anew each time.
-args=(--target $target --target-dir target/aarch64 -p bitnet-runtime)
-cargo build "${args[@]}" --bin bitnet
+args=(--target $target --target-dir target/aarch64)
+cargo build "${args[@]}" -p bitnet-cli --bin bitnet
 
 on() {
   local cpu=$1 levels=$2 selected=$3
   say "on $cpu: $levels"
   selects "$levels" "$selected" qemu-aarch64 -cpu "$cpu" target/aarch64/$target/debug/bitnet
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="timeout 600 qemu-aarch64 -cpu $cpu"
-  tests "${args[@]}" --lib -- kernels:: quant::
-  tests "${args[@]}" --test it -- reference:: golden:: logits:: replay::
+  tests "${args[@]}" -p bitnet-runtime --lib -- kernels:: quant::
+  tests "${args[@]}" -p bitnet-cli --test it -- reference:: golden:: logits:: replay::
 }
 on cortex-a72 scalar,neon neon
 on cortex-a76 scalar,neon,dotprod dotprod

@@ -25,7 +25,7 @@ if ! command -v qemu-x86_64 >/dev/null; then
   fi
 fi
 if [[ ! -x $binary ]]; then
-  say "there is no $binary; build it with: cargo build --release -p bitnet-runtime"
+  say "there is no $binary; build it with: cargo build --release -p bitnet-cli"
   exit 1
 fi
 

@@ -6,7 +6,6 @@
 
 pub mod backend;
 pub mod chat;
-pub mod cli;
 pub mod convert;
 #[cfg(feature = "cuda")]
 pub mod cuda;

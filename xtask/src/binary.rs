@@ -28,7 +28,7 @@ pub fn release(ctx: &Ctx) -> Result<PathBuf> {
         Some(path) => {
             return fail(ExitCode::NotFound, format!("BITNET_BINARY is {path}, which is not a file"));
         }
-        None => build(ctx, "bitnet-runtime", "bitnet", &[])?,
+        None => build(ctx, "bitnet-cli", "bitnet", &[])?,
     };
     Ok(BUILT.get_or_init(|| path).clone())
 }
@@ -154,7 +154,7 @@ mod tests {
         let messages = concat!(
             r#"{"reason":"build-script-executed","package_id":"a 0.1.0","linked_libs":[],"linked_paths":[],"cfgs":[],"env":[],"out_dir":"o"}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","package_id":"bitnet-runtime 0.1.0","manifest_path":"m","target":{"kind":["bin"],"crate_types":["bin"],"name":"bitnet","src_path":"s","edition":"2024","doc":true,"doctest":false,"test":true},"profile":{"opt_level":"3","debuginfo":1,"debug_assertions":false,"overflow_checks":false,"test":false},"features":[],"filenames":["t/bitnet"],"executable":"t/bitnet","fresh":true}"#,
+            r#"{"reason":"compiler-artifact","package_id":"bitnet-cli 0.1.0","manifest_path":"m","target":{"kind":["bin"],"crate_types":["bin"],"name":"bitnet","src_path":"s","edition":"2024","doc":true,"doctest":false,"test":true},"profile":{"opt_level":"3","debuginfo":1,"debug_assertions":false,"overflow_checks":false,"test":false},"features":[],"filenames":["t/bitnet"],"executable":"t/bitnet","fresh":true}"#,
             "\n"
         );
         assert_eq!(executable(messages, "bitnet"), Some("t/bitnet".into()));

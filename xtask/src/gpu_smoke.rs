@@ -65,7 +65,7 @@ pub fn run(ctx: &Ctx, args: &GpuSmoke) -> Result<ExitCode> {
     }
     let binary = match ctx.env.get("BITNET_BINARY") {
         Some(_) => binary::release(ctx)?,
-        None => binary::build(ctx, "bitnet-runtime", "bitnet", &["cuda"])?,
+        None => binary::build(ctx, "bitnet-cli", "bitnet", &["cuda"])?,
     };
     let text = proc::read(ctx, &Command::new(&binary).args(["kernels", "--json"]))?;
     let listing: Listing = serde_json::from_str(&text).context("the JSON of `bitnet kernels`")?;
@@ -123,7 +123,7 @@ fn compile(ctx: &Ctx) -> Result<()> {
     }
     for features in FEATURES {
         let command = ctx
-            .cargo(["check", "--locked", "-p", "bitnet-runtime", "--no-default-features"])?
+            .cargo(["check", "--locked", "-p", "bitnet-cli", "--no-default-features"])?
             .args(["--features", features]);
         let log = ctx.log_file("gpu-smoke-features")?;
         proc::run(ctx, &command, Stdout::Log, &log, |_| ())?.must_succeed(ExitCode::Toolchain)?;
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn every_combination_of_features_is_compiled() {
         let manifest =
-            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/Cargo.toml"))
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/cli/Cargo.toml"))
                 .unwrap();
         let manifest: toml::Table = manifest.parse().unwrap();
         let known = manifest["features"].as_table().unwrap();

@@ -142,7 +142,7 @@ fn list(ctx: &Ctx, program: &Command, args: &[String]) -> Result<ExitCode> {
 
 /// Builds for `target` and asks the build for its kernels: here, or in qemu for another architecture.
 fn build(ctx: &Ctx, target: &str) -> Result<ExitCode> {
-    let path = binary::build_for(ctx, "bitnet-runtime", "bitnet", target)?;
+    let path = binary::build_for(ctx, "bitnet-cli", "bitnet", target)?;
     ctx.out.line(format!("{} {} is built for {target}", ctx.out.mark(State::Ok), path.display()));
     let arch = target.split('-').next().unwrap_or(target);
     if arch == std::env::consts::ARCH {

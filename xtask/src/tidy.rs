@@ -345,16 +345,12 @@ fn generated_docs(tree: &Tree) -> Vec<Violation> {
 /// CUDA's crate is used in runtime/src/cuda alone, and its module is named behind the feature; so is the GPU's.
 fn gpu_apart(tree: &Tree) -> Vec<Violation> {
     let (cuda, gpu) = (["cuda", "rc::"].concat(), "runtime/src/gpu/");
+    let watched = |path: &str| path.starts_with("runtime/") && !path.starts_with("runtime/src/cuda/");
     let mut violations = tree.grep("gpu-apart", &["rs"], |line| {
         line.contains(&cuda).then(|| "uses the CUDA crate; only runtime/src/cuda may".to_string())
     });
-    violations.retain(|Violation { path, .. }| {
-        path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/")
-    });
-    for path in tree
-        .with_extension(&["rs"])
-        .filter(|path| path.starts_with("runtime/src/") && !path.starts_with("runtime/src/cuda/"))
-    {
+    violations.retain(|Violation { path, .. }| watched(path));
+    for path in tree.with_extension(&["rs"]).filter(|path| watched(path)) {
         let text = tree.text(path);
         let lines: Vec<&str> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
@@ -363,6 +359,8 @@ fn gpu_apart(tree: &Tree) -> Vec<Violation> {
                 ("pub mod cuda;", "cuda"),
                 ("crate::gpu", "gpu"),
                 ("pub mod gpu;", "gpu"),
+                ("bitnet_runtime::cuda", "cuda"),
+                ("bitnet_runtime::gpu", "gpu"),
             ] {
                 // What is under a feature of its own needs no other.
                 let inside = path.starts_with(gpu) && feature == "gpu";
@@ -405,8 +403,8 @@ fn runtime_apart(ctx: &Ctx) -> Result<Vec<Violation>> {
             open.extend(dependencies(&name));
         }
     }
-    let linked = seen.contains("bitnet-runtime");
-    let message = "depends on bitnet-runtime; start the bitnet binary and read its JSON instead";
+    let linked = seen.iter().any(|name| name.starts_with("bitnet-"));
+    let message = "depends on the runtime; start the bitnet binary and read its JSON instead";
     Ok(linked.then(|| violation("runtime-apart", "xtask/Cargo.toml", message)).into_iter().collect())
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// The values of `--chat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ChatMode {
     /// The file's template, else llama3-chat for a llama-3 vocabulary, else instruct.
     #[default]
@@ -28,6 +28,21 @@ pub enum ChatMode {
     Llama3Chat,
     /// The file's own Jinja template.
     Gguf,
+}
+
+impl ChatMode {
+    pub const ALL: [ChatMode; 5] =
+        [ChatMode::Auto, ChatMode::Raw, ChatMode::Instruct, ChatMode::Llama3Chat, ChatMode::Gguf];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            ChatMode::Auto => "auto",
+            ChatMode::Raw => "raw",
+            ChatMode::Instruct => "instruct",
+            ChatMode::Llama3Chat => "llama3-chat",
+            ChatMode::Gguf => "gguf",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

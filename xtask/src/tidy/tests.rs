@@ -158,14 +158,14 @@ fn gpu_code_outside_its_feature_is_seen() {
         ("runtime/src/engine/mod.rs", import.as_str()),
         ("runtime/src/backend.rs", "#[cfg(feature = \"cuda\")]\ncrate::cuda::ROW,\n\ncrate::cuda::ROW,\n"),
         ("runtime/src/gpu/mod.rs", "use crate::gpu::pack;\n"),
-        ("runtime/src/cli/run.rs", "fn f() {\n    crate::gpu::pack();\n}\n"),
+        ("runtime/cli/src/run.rs", "fn f() {\n    bitnet_runtime::gpu::pack();\n}\n"),
     ];
     assert_eq!(
         said(gpu_apart, &files),
         [
             "runtime/src/engine/mod.rs:1: uses the CUDA crate; only runtime/src/cuda may (gpu-apart)",
+            "runtime/cli/src/run.rs:2: names bitnet_runtime::gpu without #[cfg(feature = \"gpu\")] above it (gpu-apart)",
             "runtime/src/backend.rs:4: names crate::cuda without #[cfg(feature = \"cuda\")] above it (gpu-apart)",
-            "runtime/src/cli/run.rs:2: names crate::gpu without #[cfg(feature = \"gpu\")] above it (gpu-apart)",
         ]
     );
 }

@@ -11,7 +11,7 @@ pub fn root() -> PathBuf {
 /// Builds a binary of the runtime once, with the profile of the tests.
 pub fn build(name: &str, features: &[&str]) -> PathBuf {
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "-p", "bitnet-runtime", "--bin", name, "--message-format", "json"])
+        .args(["build", "--locked", "-p", "bitnet-cli", "--bin", name, "--message-format", "json"])
         .args(features)
         .current_dir(root())
         .env("CARGO_NET_OFFLINE", "true")

@@ -1,0 +1,228 @@
+//! From arguments and environment to settings: engine options.
+//!
+//! An argument goes before its variable. Deliberately absent: prompts (see [`super::prompt`]).
+
+use super::args::{DeviceArg, EngineArgs, WeightArgs};
+use super::ctx::Ctx;
+use super::{catalog, progress::Progress};
+use bitforge_schema::env::Env;
+use bitnet_runtime::backend::{self, Choice, Fake};
+use bitnet_runtime::engine::{Engine, EngineOptions};
+use bitnet_runtime::gguf::Gguf;
+use bitnet_runtime::kernels::select::KernelRequest;
+use bitnet_runtime::kernels::{MatmulKernel, SimdLevel};
+use bitnet_runtime::model::WeightOptions;
+use bitnet_runtime::quant::old_i2s::CodeMap;
+use bitnet_runtime::quant::tl::TlConfig;
+use bitnet_runtime::{Error, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+const MAX_THREADS: usize = 1024;
+
+/// What the KV cache has room for.
+#[derive(Clone, Copy)]
+pub struct Room {
+    /// Positions of one sequence (default: see [`EngineOptions::context`]).
+    pub context: Option<usize>,
+    pub sequences: usize,
+}
+
+impl From<Option<usize>> for Room {
+    /// One sequence of that many positions.
+    fn from(context: Option<usize>) -> Self {
+        Room { context, sequences: 1 }
+    }
+}
+
+/// Loads the model that `args` name. `first` takes what else is needed of the file
+/// before any weight is touched. Catches interrupts from here on.
+pub fn load<T>(
+    ctx: &Ctx,
+    args: &EngineArgs,
+    room: impl Into<Room>,
+    first: impl FnOnce(&Gguf) -> Result<T>,
+) -> Result<(T, Engine)> {
+    let room = room.into();
+    let path = catalog::resolve(&ctx.env, &args.model.model)?;
+    let choice = choose_device(ctx, args.device)?;
+    choice.check_real()?;
+    #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device may be given up"))]
+    let mut options = EngineOptions {
+        threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
+        context: room.context,
+        sequences: room.sequences,
+        kv: args.kv.into(),
+        head: args.head.into(),
+        activation_quant: args.activation_quant.into(),
+        kernels: kernel_request(&ctx.env, args.kernels.as_deref())?,
+        profile: super::tune::profile(ctx)?,
+        weights: weights(&args.weights)?,
+        mapping: args.model.mapping(),
+        #[cfg(feature = "gpu")]
+        device: choice.row.open.map(|open| (open, choice.selection.clone())),
+        interrupt: Arc::clone(&ctx.interrupt),
+    };
+    ctx.catch_interrupts();
+    let mut progress = Progress::start(format!("loading {}", path.display()));
+    let gguf = Gguf::open(&path, options.mapping)?;
+    if options.weights.code_map.is_none() {
+        gguf.require_readable_types()?;
+    }
+    let first = first(&gguf)?;
+    let gguf = Arc::new(gguf);
+    let made = Engine::new(Arc::clone(&gguf), &options, &mut |done, layers| progress.update(done, layers));
+    let engine = match made {
+        // A device that was chosen and not demanded may fail: then the CPU computes.
+        #[cfg(feature = "gpu")]
+        Err(error) if args.device == DeviceArg::Auto && of_device(&error) && options.device.is_some() => {
+            ctx.fall_back(&[format!(
+                "{} cannot be used, the CPU computes: {error}",
+                choice.selection.selected
+            )])?;
+            options.device = None;
+            Engine::new(gguf, &options, &mut |done, layers| progress.update(done, layers))?
+        }
+        made => made?,
+    };
+    let substituted = substituted(options.kernels, engine.model().matrices().map(|m| engine.kernel_for(m)));
+    ctx.fall_back(&Vec::from_iter(substituted))?;
+    Ok((first, engine))
+}
+
+/// # Errors
+/// Tile sizes or a code map that cannot be read.
+pub fn weights(args: &WeightArgs) -> Result<WeightOptions> {
+    let code_map = args.code_map.as_deref().map(|given| {
+        let usage =
+            |why| Error::usage(format!("--code-map: {why}"), "give four values, as --code-map=-1,0,1,x");
+        CodeMap::parse(given).map_err(usage)
+    });
+    Ok(WeightOptions {
+        i2s_layout: args.i2s_layout.into(),
+        tl_config: tl_config(args.tl_config.as_deref())?,
+        code_map: code_map.transpose()?,
+    })
+}
+
+/// `--tl-config`: a file, or the sizes themselves.
+///
+/// # Errors
+/// Tile sizes that cannot be read.
+pub fn tl_config(given: Option<&str>) -> Result<TlConfig> {
+    let Some(given) = given else { return Ok(TlConfig::default()) };
+    let path = Path::new(given);
+    let text = if path.is_file() {
+        std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?
+    } else {
+        given.to_owned()
+    };
+    TlConfig::parse(&text).map_err(|why| {
+        Error::usage(
+            format!("--tl-config: {why}"),
+            "give a kernel_config.ini, or sizes as 3200x8640:160,96,32",
+        )
+    })
+}
+
+/// Where to compute. What `auto` passes over is told.
+///
+/// # Errors
+/// A demand that this build or this machine cannot meet, or a BITNET_GPU_FAKE that is wrong or refused.
+pub fn choose_device(ctx: &Ctx, device: DeviceArg) -> Result<Choice> {
+    let fake = Fake::from_env(&ctx.env, ctx.strict)?;
+    let choice = backend::select(device.into(), fake.as_ref())?;
+    choice.passed_over.iter().for_each(|why| ctx.note(format_args!("note: the CPU computes; {why}")));
+    Ok(choice)
+}
+
+#[cfg(feature = "gpu")]
+fn of_device(error: &Error) -> bool {
+    matches!(error, Error::Accelerator { .. } | Error::Unavailable { .. })
+}
+
+/// Whether BITNET_STRICT_MODE is on.
+pub fn strict(env: &Env) -> Result<bool> {
+    match env.get("BITNET_STRICT_MODE") {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => {
+            Err(Error::usage(format!("BITNET_STRICT_MODE is '{other}'"), "set it to 1, or unset it"))
+        }
+    }
+}
+
+/// `--kernels`, else BITNET_KERNELS, else auto.
+pub fn kernel_request(env: &Env, argument: Option<&str>) -> Result<KernelRequest> {
+    KernelRequest::parse(argument.or_else(|| env.get("BITNET_KERNELS")).unwrap_or("auto"))
+}
+
+/// `--threads`, else BITNET_THREADS, else `None`.
+pub fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
+    let (name, value) = match (argument, env.get("BITNET_THREADS")) {
+        (Some(n), _) => ("--threads", n.to_string()),
+        (None, Some(text)) => ("BITNET_THREADS", text.to_owned()),
+        (None, None) => return Ok(None),
+    };
+    match value.parse() {
+        Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(Some(n)),
+        _ => Err(Error::usage(
+            format!("{name} is '{value}'"),
+            format!("give a whole number from 1 to {MAX_THREADS}"),
+        )),
+    }
+}
+
+/// A warning where a level was forced and some matrix has no SIMD kernel at all. Levels build on each other: what one has
+/// no version of its own of, a lower one does.
+fn substituted<'a>(
+    request: KernelRequest,
+    mut kernels: impl Iterator<Item = &'a MatmulKernel>,
+) -> Option<String> {
+    let KernelRequest::Level(level) = request else { return None };
+    let below = kernels.find(|kernel| kernel.level != level && kernel.level == SimdLevel::Scalar)?;
+    Some(format!(
+        "kernel set '{request}' was forced, but it has no {}: {} runs instead",
+        below.weight, below.id
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_below_the_forced_set_is_told() {
+        let scalar = || bitnet_runtime::kernels::arch::all::MATMUL[..1].iter();
+        let told = substituted(KernelRequest::Level(SimdLevel::Avx2), scalar()).expect("a warning");
+        assert_eq!(told, "kernel set 'avx2' was forced, but it has no F32: f32.f32.scalar runs instead");
+        assert_eq!(substituted(KernelRequest::Level(SimdLevel::Scalar), scalar()), None);
+        assert_eq!(substituted(KernelRequest::Auto, scalar()), None);
+    }
+
+    #[test]
+    fn strict_mode_is_one_or_nothing() {
+        let env = |value: &str| Env::from_pairs([("BITNET_STRICT_MODE", value)]);
+        assert!(strict(&env("1")).expect("known") && !strict(&env("0")).expect("known"));
+        assert!(!strict(&Env::default()).expect("unset"));
+        assert!(strict(&env("yes")).expect_err("unknown").to_string().contains("'yes'"));
+    }
+
+    #[test]
+    fn the_argument_goes_before_the_environment() {
+        let env = Env::from_pairs([("BITNET_THREADS", "3"), ("BITNET_KERNELS", "scalar")]);
+        assert_eq!(threads(&env, Some(2)).expect("in range"), Some(2));
+        assert_eq!(threads(&env, None).expect("in range"), Some(3));
+        assert_eq!(threads(&Env::default(), None).expect("unset"), None);
+        assert_eq!(kernel_request(&env, None).expect("known").to_string(), "scalar");
+        assert_eq!(kernel_request(&env, Some("auto")).expect("known").to_string(), "auto");
+    }
+
+    #[test]
+    fn bad_thread_counts_name_their_source() {
+        let env = Env::from_pairs([("BITNET_THREADS", "many")]);
+        let message = |argument| threads(&env, argument).expect_err("out of range").to_string();
+        assert_eq!(message(None), "BITNET_THREADS is 'many'; give a whole number from 1 to 1024");
+        assert_eq!(message(Some(0)), "--threads is '0'; give a whole number from 1 to 1024");
+    }
+}

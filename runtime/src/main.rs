@@ -1,5 +1,0 @@
-//! The `bitnet` binary; see [`bitnet_runtime::cli`].
-
-fn main() -> std::process::ExitCode {
-    bitnet_runtime::cli::main()
-}
