@@ -48,11 +48,13 @@ pub fn penalize(candidates: &mut [Candidate], counts: &[u32], penalties: Penalti
     }
 }
 
-/// Keeps the `k` best, best first; 0 keeps all.
+/// Keeps the `k` best, best first; 0 keeps all. Sorted also where no more than `k` came in, so that a draw does not
+/// depend on how many were left out before.
 pub fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
-    if k == 0 || k >= candidates.len() {
+    if k == 0 {
         return;
     }
+    let k = k.min(candidates.len());
     sort_best(candidates, 0, k);
     candidates.truncate(k);
 }
