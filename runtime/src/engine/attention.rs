@@ -17,9 +17,11 @@ use crate::quant::activation::ActivationType;
 use crate::quant::blocks::{BlockQ8_0, blocks};
 use crate::threads::ThreadPool;
 
-/// Pages whose values are added up in one call.
+/// Pages whose values are added up in one call: partial sums leave their registers only between calls.
+const VALUE_PAGES: usize = 32;
+/// Pages whose scores are one piece of a tile that is split.
 const PAGES_PER_CALL: usize = 8;
-/// Scores of a tile for the pages of one call.
+/// Scores of a tile for the pages of one piece.
 const CALL_SCORES: usize = QUERIES * PAGES_PER_CALL * PAGE;
 /// Positions from which on few tiles are split; below, more regions cost more than they share out.
 const SPLIT_FROM: usize = 512;
@@ -344,21 +346,21 @@ impl Attention<'_> {
     fn values(&self, tile: &Tile<'_>, weights: Weights<'_>, part: std::ops::Range<usize>, sums: &mut [f32]) {
         let (head_dim, stride) = (self.cache.shape().head_dim, weights.stride);
         sums.fill(0.0);
-        for first in (0..tile.pages.len()).step_by(PAGES_PER_CALL) {
+        for first in (0..tile.pages.len()).step_by(VALUE_PAGES) {
             let weights = &weights.values[first * PAGE..];
             let mut counts = [0; QUERIES];
             for (inside, count) in counts.iter_mut().zip(tile.counts()) {
-                *inside = count.saturating_sub(first * PAGE).min(PAGES_PER_CALL * PAGE);
+                *inside = count.saturating_sub(first * PAGE).min(VALUE_PAGES * PAGE);
             }
             let (counts, none) = (&counts[..tile.queries.len()], &[][..]);
             let rest = &tile.pages[first..];
-            let (pages, rest) = rest.split_at(rest.len().min(PAGES_PER_CALL));
-            let next = &rest[..rest.len().min(PAGES_PER_CALL)];
+            let (pages, rest) = rest.split_at(rest.len().min(VALUE_PAGES));
+            let next = &rest[..rest.len().min(VALUE_PAGES)];
             let run = |page: &u32| self.cache.run(self.layer, *page, tile.kv_head);
             match self.cache.shape().ty {
                 KvType::F16 => {
                     let half = |page| if let Run::F16 { values, .. } = run(page) { values } else { none };
-                    let (mut runs, mut later) = ([none; PAGES_PER_CALL], [none; PAGES_PER_CALL]);
+                    let (mut runs, mut later) = ([none; VALUE_PAGES], [none; VALUE_PAGES]);
                     runs.iter_mut().zip(pages).for_each(|(run, page)| *run = half(page));
                     later.iter_mut().zip(next).for_each(|(run, page)| *run = half(page));
                     let (runs, next, parts) = (&runs[..pages.len()], &later[..next.len()], part.clone());
@@ -367,7 +369,7 @@ impl Attention<'_> {
                     unsafe { (self.kernels.ops.values_f16)(&mut args) }
                 }
                 KvType::Q8_0 => {
-                    let mut runs = [RunQ8 { quants: &[], scales: none }; PAGES_PER_CALL];
+                    let mut runs = [RunQ8 { quants: &[], scales: none }; VALUE_PAGES];
                     for (to, page) in runs.iter_mut().zip(pages) {
                         if let Run::Q8 { values, .. } = run(page) {
                             *to = values;

@@ -66,23 +66,20 @@ pub fn queries(queries: QueriesQ8<'_>, head_dim: usize) -> impl Iterator<Item = 
 pub fn softmax<H: F16>(scores: &mut [f32], positions: usize) {
     let scores = &mut scores[..positions.next_multiple_of(LANES)];
     scores[positions..].fill(f32::NEG_INFINITY);
-    let blocks = scores.as_chunks_mut::<LANES>().0;
     let mut maxima = [f32::NEG_INFINITY; LANES];
-    for block in &*blocks {
+    for block in scores.as_chunks::<LANES>().0 {
         for lane in 0..LANES {
             maxima[lane] = if block[lane] > maxima[lane] { block[lane] } else { maxima[lane] };
         }
     }
     let maximum = maxima.iter().fold(f32::NEG_INFINITY, |maximum, lane| maximum.max(*lane));
-    let mut sum = 0f64;
-    for block in &mut *blocks {
-        for score in &mut *block {
-            *score = exp(*score - maximum);
-        }
-        sum += f64::from(add_up_halves(block));
+    for score in &mut *scores {
+        *score = exp(*score - maximum);
     }
+    let blocks = scores.as_chunks_mut::<LANES>().0;
+    let sum: f64 = blocks.iter().map(|block| f64::from(add_up_halves(block))).sum();
     let scale = (1.0 / sum) as f32;
-    for block in &mut *blocks {
+    for block in blocks {
         *block = H::widen(&H::narrow(&block.map(|weight| weight * scale)));
     }
 }
@@ -126,12 +123,32 @@ pub fn values_q8_0<H: F16>(args: &mut ValuesQ8<'_>) {
 #[inline(always)]
 pub fn add_up_parts(sums: &[f32], out: &mut [f32]) {
     let d = out.len();
-    for (i, out) in out.iter_mut().enumerate() {
-        let part = |part: usize| sums[part * d + i];
-        *out = add_up_pairs(&std::array::from_fn(|lane| {
-            (part(lane) + part(lane + 16)) + (part(lane + 8) + part(lane + 24))
-        }));
+    let (blocks, tail) = out.as_chunks_mut::<LANES>();
+    let whole = blocks.len() * LANES;
+    for (block, out) in blocks.iter_mut().enumerate() {
+        *out = add_up_columns(sums, d, block * LANES);
     }
+    for (i, out) in tail.iter_mut().enumerate() {
+        *out = add_up_columns::<1>(sums, d, whole + i)[0];
+    }
+}
+
+/// As a dot product adds up its [`PARTS`] partial sums, for the columns from `first` on, side by side.
+#[inline(always)]
+fn add_up_columns<const N: usize>(sums: &[f32], d: usize, first: usize) -> [f32; N] {
+    let mut lanes = [[0f32; N]; LANES];
+    for (lane, out) in lanes.iter_mut().enumerate() {
+        let [a, b, c, e] = [lane, lane + 16, lane + 8, lane + 24].map(|part| &sums[part * d + first..][..N]);
+        for i in 0..N {
+            out[i] = (a[i] + b[i]) + (c[i] + e[i]);
+        }
+    }
+    let mut out = [0f32; N];
+    let [a, b, c, d, e, f, g, h] = lanes;
+    for i in 0..N {
+        out[i] = add_up_pairs(&[a[i], b[i], c[i], d[i], e[i], f[i], g[i], h[i]]);
+    }
+    out
 }
 
 #[inline(always)]

@@ -150,7 +150,9 @@ pub fn exp(x: f32) -> f32 {
     let high = f32::from_bits(0x3c07_2010).mul_add(b, f32::from_bits(0x3d2b_9f17)); // near 1/120, 1/24
     let j = high.mul_add(u, low).mul_add(u, f32::from_bits(0x3f7f_fff6) * b);
     let k = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    if x < -87.3 { 0.0 } else { j.mul_add(k, k) }
+    // A mask, because a choice becomes a branch, and a loop with a branch is not vectorised.
+    let keep = u32::from(x < -87.3).wrapping_sub(1);
+    f32::from_bits(j.mul_add(k, k).to_bits() & keep)
 }
 
 #[cfg(test)]

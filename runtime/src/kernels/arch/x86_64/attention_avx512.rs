@@ -26,47 +26,96 @@ pub(super) fn scores_f16(args: &mut ScoresF16<'_>) {
     }
 }
 
-/// Two keys at a time, so that every part of a query is loaded once for both.
+/// Four keys at a time: with four queries every key and every query is loaded once for four products, and the sixteen
+/// scores are added up side by side. Loops, not closures: what `array::from_fn` calls is not always inlined into a
+/// function of other CPU features.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 fn scores_of<const N: usize>(args: &mut ScoresF16<'_>) {
-    let d = args.head_dim;
-    let queries: [&[[f32; 16]]; N] = std::array::from_fn(|q| args.queries[q * d..][..d].as_chunks().0);
+    let (d, blocks) = (args.head_dim, args.head_dim / PARTS);
+    let mut queries: [&[[f32; PARTS]]; N] = [&[]; N];
+    for (q, query) in queries.iter_mut().enumerate() {
+        *query = &args.queries[q * d..][..d].as_chunks().0[..blocks];
+    }
     let positions = args.keys.len() / d;
-    for first in (0..positions).step_by(2) {
-        let count = (positions - first).min(2);
-        let keys: [&[[u16; 16]]; 2] =
-            std::array::from_fn(|i| args.keys[(first + i.min(count - 1)) * d..][..d].as_chunks().0);
-        let mut sums = [[[_mm512_setzero_ps(); 2]; 2]; N];
-        for step in 0..d / 16 {
-            let keys = keys.map(|key| widen(&key[step]));
-            for (query, sums) in queries.iter().zip(&mut sums) {
-                let query = super::simd512::load_f32(&query[step]);
-                for (key, sums) in keys.iter().zip(sums) {
-                    sums[step % 2] = _mm512_fmadd_ps(query, *key, sums[step % 2]);
-                }
-            }
+    for first in (0..positions).step_by(4) {
+        let count = (positions - first).min(4);
+        let mut keys: [&[[u16; PARTS]]; 4] = [&[]; 4];
+        for (i, key) in keys.iter_mut().enumerate() {
+            *key = &args.keys[(first + i.min(count - 1)) * d..][..d].as_chunks().0[..blocks];
         }
-        let scale = _mm_set1_ps(args.scale);
-        for (q, [a, b]) in sums.iter().enumerate() {
-            let pairs = _mm_hadd_ps(fold(a), fold(b));
-            let both = _mm_mul_ps(_mm_hadd_ps(pairs, pairs), scale);
+        let mut sums = half_of_products::<N, 0>(&queries, &keys);
+        let second = half_of_products::<N, 1>(&queries, &keys);
+        // [query] to four numbers of each of the four keys, one key per 128 bits.
+        let mut fours = [_mm512_setzero_ps(); QUERIES];
+        for q in 0..N {
+            for i in 0..4 {
+                sums[q][i] = _mm512_add_ps(sums[q][i], second[q][i]);
+            }
+            fours[q] = halve(halve_twice(sums[q][0], sums[q][1]), halve_twice(sums[q][2], sums[q][3]));
+        }
+        // Per key: the scores of the four queries, of which the last are missing where N < 4.
+        let scores = pairs(pairs(fours[0], fours[1]), pairs(fours[2], fours[3]));
+        let by_query = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let scores = _mm512_permutexvar_ps(by_query, _mm512_mul_ps(scores, _mm512_set1_ps(args.scale)));
+        let mut rows = [[0f32; 4]; 4];
+        super::simd512::store_f32(rows.as_flattened_mut(), scores);
+        for (q, row) in rows[..N].iter().enumerate() {
             let out = &mut args.out[q * args.stride + first..][..count];
-            out[0] = _mm_cvtss_f32(both);
-            if let Some(second) = out.get_mut(1) {
-                *second = _mm_cvtss_f32(_mm_movehdup_ps(both));
+            match out.as_chunks_mut() {
+                ([four], _) => *four = *row,
+                (_, rest) => rest.copy_from_slice(&row[..count]),
             }
         }
     }
 }
 
-/// Thirty-two partial sums to four: (0 + 2) + (1 + 3) of the vectors of eight, then halves.
+/// The first (`HALF` 0) or second sixteen of the [`PARTS`] partial sums of every query with every key.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-fn fold(sums: &[__m512; 2]) -> __m128 {
-    let sixteen = _mm512_add_ps(sums[0], sums[1]);
-    let eight = _mm256_add_ps(_mm512_castps512_ps256(sixteen), _mm512_extractf32x8_ps::<1>(sixteen));
-    _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight))
+fn half_of_products<const N: usize, const HALF: usize>(
+    queries: &[&[[f32; PARTS]]; N],
+    keys: &[&[[u16; PARTS]]; 4],
+) -> [[__m512; 4]; N] {
+    let blocks = keys[0].len();
+    assert!(keys.iter().all(|key| key.len() == blocks) && queries.iter().all(|query| query.len() == blocks));
+    let mut sums = [[_mm512_setzero_ps(); 4]; N];
+    for block in 0..blocks {
+        let mut key = [_mm512_setzero_ps(); 4];
+        for i in 0..4 {
+            key[i] = widen(&keys[i][block].as_chunks().0[HALF]);
+        }
+        for q in 0..N {
+            let query = super::simd512::load_f32(&queries[q][block].as_chunks().0[HALF]);
+            for i in 0..4 {
+                sums[q][i] = _mm512_fmadd_ps(query, key[i], sums[q][i]);
+            }
+        }
+    }
+    sums
+}
+
+/// Upper half onto lower half: eight numbers of `a`, then eight of `b`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn halve_twice(a: __m512, b: __m512) -> __m512 {
+    let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+    _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b))
+}
+
+/// Eight numbers each of four vectors, in two, to four numbers each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn halve(a: __m512, b: __m512) -> __m512 {
+    let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+    _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+}
+
+/// Sums of neighbours, those of `a` before those of `b` in every 128 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn pairs(a: __m512, b: __m512) -> __m512 {
+    _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
@@ -146,14 +195,17 @@ fn values_of<const N: usize>(args: &mut ValuesF16<'_>) {
         for part in parts.clone() {
             prefetch(args.next, d, column, part);
             let place = |q: usize| (q * parts.len() + part - parts.start) * d + column;
-            let mut sums: [[__m512; 4]; N] = std::array::from_fn(|q| {
-                let sums = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
-                std::array::from_fn(|i| super::simd512::load_f32(&sums[i]))
-            });
+            let mut sums = [[_mm512_setzero_ps(); 4]; N];
+            for (q, sums) in sums.iter_mut().enumerate() {
+                let from = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
+                for (sum, from) in sums.iter_mut().zip(from) {
+                    *sum = super::simd512::load_f32(from);
+                }
+            }
             for position in (part..longest).step_by(PARTS) {
                 let run = args.runs[position / per_run];
                 let value = run[position % per_run * d + column..][..WIDTH].as_chunks::<16>().0;
-                let value: [__m512; 4] = std::array::from_fn(|i| widen(&value[i]));
+                let value = [widen(&value[0]), widen(&value[1]), widen(&value[2]), widen(&value[3])];
                 for q in 0..N {
                     if equal || position < counts[q] {
                         let weight = _mm512_set1_ps(args.weights[q * stride + position]);
@@ -200,10 +252,13 @@ fn values_q8_of<const N: usize>(args: &mut ValuesQ8<'_>) {
         let positions = (run.quants.len() / d).min(longest.saturating_sub(start));
         for column in args.columns.clone().step_by(WIDTH) {
             let place = |q: usize| q * args.columns.len() + column - args.columns.start;
-            let mut sums: [[__m512; 4]; N] = std::array::from_fn(|q| {
-                let sums = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
-                std::array::from_fn(|i| super::simd512::load_f32(&sums[i]))
-            });
+            let mut sums = [[_mm512_setzero_ps(); 4]; N];
+            for (q, sums) in sums.iter_mut().enumerate() {
+                let from = args.sums[place(q)..][..WIDTH].as_chunks::<16>().0;
+                for (sum, from) in sums.iter_mut().zip(from) {
+                    *sum = super::simd512::load_f32(from);
+                }
+            }
             for position in 0..positions {
                 let quants = run.quants[position * d + column..][..WIDTH].as_chunks::<16>().0;
                 let scales = &run.scales[position * blocks + column / Q8_BLOCK..][..WIDTH / Q8_BLOCK];

@@ -30,38 +30,50 @@ fn coarse(args: &mut Coarse<'_>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn coarse_of<const N: usize>(args: &mut Coarse<'_>) {
-    let queries: &[Query; N] = args.queries.try_into().expect("the caller matched the number");
     let (blocks, bytes) = (args.shape.blocks(), args.shape.coarse_bytes());
+    // All slices are cut to `blocks` here: a bounds check in the loop keeps activations from being broadcast as they are
+    // loaded.
+    let (mut high, mut low): ([&[_]; N], [&[_]; N]) = ([&[]; N], [&[]; N]);
+    let (mut scales, mut lengths): ([&[_]; N], [&[_]; N]) = ([&[]; N], [&[]; N]);
+    let mut offsets: [&[_]; N] = [&[]; N];
+    for (n, query) in args.queries.iter().enumerate() {
+        high[n] = &planes(&query.high)[..blocks];
+        low[n] = &planes(&query.low)[..blocks];
+        scales[n] = &query.scales[..blocks];
+        lengths[n] = &query.squares[..blocks];
+        offsets[n] = &query.sums[..blocks];
+    }
     let nibble = _mm512_set1_epi8(15);
     for (group, packed) in args.groups.chunks_exact(bytes).enumerate() {
         let (codes, multipliers) = packed.split_at(blocks * COARSE_BYTES);
-        let (codes, multipliers) = (codes.as_chunks::<64>().0, multipliers.as_chunks::<GROUP>().0);
+        let codes = &codes.as_chunks::<64>().0.as_chunks::<4>().0[..blocks];
+        let multipliers = &multipliers.as_chunks::<GROUP>().0[..blocks];
         let (mut scores, mut squares) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
-        for (block, (codes, multipliers)) in codes.as_chunks::<4>().0.iter().zip(multipliers).enumerate() {
-            for codes in codes {
-                prefetch(codes);
+        for block in 0..blocks {
+            let mut unpacked = [_mm512_setzero_si512(); 8];
+            for i in 0..4 {
+                prefetch(codes[block][i].as_ptr().wrapping_add(4096));
+                let both = load512(&codes[block][i]);
+                unpacked[i] = _mm512_and_si512(both, nibble);
+                unpacked[4 + i] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibble);
             }
-            let [a, b, c, d] = [0, 1, 2, 3].map(|i| load512(&codes[i]));
-            let low = |v| _mm512_and_si512(v, nibble);
-            let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), nibble);
-            let codes = [low(a), low(b), low(c), low(d), high(a), high(b), high(c), high(d)];
-            let c = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(super::simd::load128(multipliers)));
+            prefetch(multipliers[block].as_ptr().wrapping_add(bytes));
+            let c = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(super::simd::load128(&multipliers[block])));
             let square = _mm512_mul_ps(c, c);
-            for (n, query) in queries.iter().enumerate() {
-                let high = query.high.as_chunks::<BLOCK>().0[block].as_chunks::<4>().0;
-                let low = query.low.as_chunks::<BLOCK>().0[block].as_chunks::<4>().0;
+            for n in 0..N {
                 let mut sums = [_mm512_setzero_si512(); 4];
                 for i in 0..8 {
-                    sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], codes[i], broadcast(&high[i]));
-                    sums[2 + i % 2] = _mm512_dpbusd_epi32(sums[2 + i % 2], codes[i], broadcast(&low[i]));
+                    let (high, low) = (broadcast4(&high[n][block][i]), broadcast4(&low[n][block][i]));
+                    sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], unpacked[i], high);
+                    sums[2 + i % 2] = _mm512_dpbusd_epi32(sums[2 + i % 2], unpacked[i], low);
                 }
                 let high = _mm512_slli_epi32::<9>(_mm512_add_epi32(sums[0], sums[1]));
                 let low = _mm512_slli_epi32::<1>(_mm512_add_epi32(sums[2], sums[3]));
-                let sum = _mm512_set1_epi32(query.sums[block]);
+                let sum = _mm512_set1_epi32(offsets[n][block]);
                 let dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(high, low), sum));
-                let factor = _mm512_mul_ps(c, _mm512_set1_ps(query.scales[block]));
+                let factor = _mm512_mul_ps(c, _mm512_set1_ps(scales[n][block]));
                 scores[n] = _mm512_fmadd_ps(dot, factor, scores[n]);
-                squares[n] = _mm512_fmadd_ps(square, _mm512_set1_ps(query.squares[block]), squares[n]);
+                squares[n] = _mm512_fmadd_ps(square, _mm512_set1_ps(lengths[n][block]), squares[n]);
             }
         }
         let scale = load_f32(&args.scales.as_chunks::<GROUP>().0[group]);
@@ -109,10 +121,11 @@ fn fine(shape: Shape, row: &[u8], query: &Query) -> f32 {
     portable::add_up(lanes)
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-fn broadcast(four: &[i8; 4]) -> __m512i {
-    broadcast4(&four.map(|x| x as u8))
+/// Blocks of activations as `vpdpbusd` takes them, four columns to a lane.
+fn planes(plane: &[i8]) -> &[[[u8; 4]; BLOCK / 4]] {
+    // SAFETY: i8 and u8 have the same size and alignment, and every bit pattern is valid for both.
+    let bytes: &[u8] = unsafe { std::slice::from_raw_parts(plane.as_ptr().cast(), plane.len()) };
+    bytes.as_chunks::<4>().0.as_chunks().0
 }
 
 /// The bytes of `mask` from the start of `values`.
@@ -134,9 +147,10 @@ fn load_i32(values: &[i32], mask: u64) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi32((0xffffu32 >> (16 - lanes)) as u16, values.as_ptr()) }
 }
 
-/// Fetches what lies a few blocks later: two streams per group are more than the hardware follows at full speed.
+/// Fetches codes of a few blocks later, and multipliers of the next group: two streams, one of which starts anew with
+/// every group, are more than the hardware follows at full speed.
 #[inline(always)]
-fn prefetch(codes: &[u8; 64]) {
+fn prefetch(bytes: *const u8) {
     // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(codes.as_ptr().wrapping_add(8192).cast()) };
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.cast()) };
 }

@@ -136,17 +136,21 @@ fn one(tile: &mut PanelTile<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn few<const T: usize>(tile: &mut PanelTile<'_>) {
     let tables = Tables::load();
-    let parts: [_; T] = std::array::from_fn(|t| {
-        i8_token_parts(&tile.activations[t * tile.activation_bytes..][..tile.activation_bytes])
-    });
-    let split = parts.map(|(_, _, quants)| steps(quants));
-    let whole = split[0].0.len();
-    let quants = split.map(|(steps, _)| &steps[..whole]);
+    let whole = tile.k / 20;
+    // Cut to `whole` here: a bounds check in the loop keeps activations from being broadcast as they are loaded.
+    let mut quants: [&[[[u8; 4]; 5]]; T] = [&[]; T];
+    let (mut last, mut token) = ([[[0; 4]; 5]; T], [(0.0, 0); T]);
+    for t in 0..T {
+        let row = &tile.activations[t * tile.activation_bytes..][..tile.activation_bytes];
+        let (scale, sum, all) = i8_token_parts(row);
+        let (of_row, rest) = steps(all);
+        (quants[t], last[t], token[t]) = (&of_row[..whole], rest, (scale, sum));
+    }
     for (g, group) in tile.weights.chunks_exact(tile.group_bytes).enumerate() {
         let mut sums = [[_mm512_setzero_si512(); 2]; T];
         let (group, rest) = group.as_chunks::<64>().0.split_at(whole);
-        for (s, bytes) in group.iter().enumerate() {
-            let codes = tables.all(load512(bytes));
+        for s in 0..whole {
+            let codes = tables.all(load512(&group[s]));
             for t in 0..T {
                 for i in 0..5 {
                     sums[t][i % 2] =
@@ -157,13 +161,13 @@ fn few<const T: usize>(tile: &mut PanelTile<'_>) {
         if let [bytes] = rest {
             let codes = tables.all(load512(bytes));
             for t in 0..T {
-                for (codes, quants) in codes.iter().zip(&split[t].1) {
+                for (codes, quants) in codes.iter().zip(&last[t]) {
                     sums[t][0] = _mm512_dpbusd_epi32(sums[t][0], *codes, broadcast4(quants));
                 }
             }
         }
         for t in 0..T {
-            put(tile, g, t, _mm512_add_epi32(sums[t][0], sums[t][1]), (parts[t].0, parts[t].1));
+            put(tile, g, t, _mm512_add_epi32(sums[t][0], sums[t][1]), token[t]);
         }
     }
 }
@@ -219,11 +223,13 @@ pub(super) fn unpack<const R: usize>(groups: &[u8], codes: &mut [u8]) {
 /// `R` unpacked groups times `T` activation rows from `start` on: every sum stays in its register.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn multiply<const R: usize, const T: usize>(tile: &mut PanelTile<'_>, first: usize, start: usize) {
-    let parts: [_; T] = std::array::from_fn(|t| {
-        i8_token_parts(&tile.activations[(start + t) * tile.activation_bytes..][..tile.activation_bytes])
-    });
     let words = tile.k / 4;
-    let quants = parts.map(|(_, _, quants)| &quants.as_chunks::<4>().0[..words]);
+    let (mut quants, mut token): ([&[[u8; 4]]; T], _) = ([&[]; T], [(0.0, 0); T]);
+    for t in 0..T {
+        let row = &tile.activations[(start + t) * tile.activation_bytes..][..tile.activation_bytes];
+        let (scale, sum, all) = i8_token_parts(row);
+        (quants[t], token[t]) = (&all.as_chunks::<4>().0[..words], (scale, sum));
+    }
     let vectors = &tile.scratch.as_chunks::<64>().0.as_chunks::<R>().0[..words];
     let mut sums = [[_mm512_setzero_si512(); R]; T];
     for i in 0..words {
@@ -240,7 +246,7 @@ fn multiply<const R: usize, const T: usize>(tile: &mut PanelTile<'_>, first: usi
     }
     for t in 0..T {
         for (r, sums) in sums[t].into_iter().enumerate() {
-            put(tile, first + r, start + t, sums, (parts[t].0, parts[t].1));
+            put(tile, first + r, start + t, sums, token[t]);
         }
     }
 }
