@@ -36,6 +36,8 @@ pub struct Job<'a> {
     /// What `If-Range` may compare, as the source told it.
     pub validator: Option<String>,
     pub expected: Option<Expected>,
+    /// The most that progress told of this file, also of earlier jobs for it.
+    pub shown: &'a AtomicU64,
 }
 
 /// How a download ended that did not fail.
@@ -58,11 +60,10 @@ pub fn run(ctx: &Context<'_>, client: &Client, job: &Job<'_>) -> Result<Ended> {
         },
     };
     super::place::create_parent(job.target)?;
-    let shown = AtomicU64::new(0);
     let mut second = false;
     loop {
         let partial = Partial::open(ctx, job.target, &identity, job.expected.as_ref())?;
-        let (partial, sums) = match transfer_all(ctx, client, job, partial, &shown) {
+        let (partial, sums) = match transfer_all(ctx, client, job, partial) {
             Ok(done) => done,
             Err(Fault::Changed(what)) => {
                 journal::discard(job.target)?;
@@ -150,7 +151,6 @@ fn transfer_all(
     client: &Client,
     job: &Job<'_>,
     mut partial: Partial,
-    shown: &AtomicU64,
 ) -> Result<(Partial, Sums), Fault> {
     let have = partial.have.clone();
     let hasher = std::mem::replace(&mut partial.hasher, super::digest::Hasher::new(0, None));
@@ -191,7 +191,7 @@ fn transfer_all(
             .collect();
         drop(sender);
         while end.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
-            shared.show(shown);
+            shared.show();
             if ctx.check_interrupt().is_err() && !shared.stop.swap(true, Ordering::Relaxed) {
                 client.shut_down();
             }
@@ -200,7 +200,7 @@ fn transfer_all(
         for worker in workers {
             worker.join().expect("a worker does not panic");
         }
-        shared.show(shown);
+        shared.show();
         hashing.join().expect("the hasher does not panic")
     });
     ctx.check_interrupt().map_err(Fault::Fatal)?;
@@ -383,9 +383,9 @@ impl<'m> Shared<'m> {
     }
 
     /// Tells how far it is; never less than before, although a dropped connection loses part of a block.
-    fn show(&self, shown: &AtomicU64) {
+    fn show(&self) {
         let now = self.received.load(Ordering::Relaxed).min(self.job.bytes);
-        let done = shown.fetch_max(now, Ordering::Relaxed).max(now).min(self.job.bytes);
+        let done = self.job.shown.fetch_max(now, Ordering::Relaxed).max(now).min(self.job.bytes);
         (self.ctx.watch)(Event::Progress { file: self.job.label.into(), done, total: self.job.bytes });
     }
 }

@@ -102,7 +102,7 @@ impl Partial {
         let offset = index as u64 * BLOCK;
         let direct = self.direct.as_ref().filter(|_| how == Caching::Past && block.len() as u64 == BLOCK);
         // A refusal (of the alignment, say) costs a call and nothing else.
-        if !direct.is_some_and(|file| file.write_all_at(block, offset).is_ok()) {
+        if direct.is_none_or(|file| file.write_all_at(block, offset).is_err()) {
             self.file.write_all_at(block, offset).map_err(|error| Error::io(&self.path, error))?;
             start_writeback(&self.file, offset, block.len());
         }
