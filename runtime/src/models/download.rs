@@ -5,27 +5,26 @@
 //! wait. Without ranges on the other side one connection reads the whole. The caller holds the lock of the target.
 //! Deliberately absent: where files belong (see [`super::hub`], [`super::slot`]).
 
+use super::body::Body;
 use super::digest::{Expected, Sums};
-use super::frontier::{self, Buffers};
-use super::http::{Client, Fault, Remote, Reply, read_fault};
-use super::journal::{self, BLOCK, Identity, Partial, block_len, blocks};
+use super::frontier::{self, Buffers, Finished};
+use super::http::{Client, Fault, Remote, Reply};
+use super::journal::{self, BLOCK, Caching, Identity, Partial, block_len, blocks};
+use super::parts::{Pace, Parts};
 use super::{Context, Event};
 use crate::{Error, Result};
-use std::collections::VecDeque;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Blocks that one request asks for at most.
-const PART: usize = 32;
-/// Bytes that are read before they are written.
-const PIECE: usize = 256 << 10;
-/// Bytes per second below which a connection counts as stalled.
-const SLOWEST: f64 = 1024.0;
+/// Bytes whose CRC is taken while the processor's cache has them.
+const PIECE: usize = 128 << 10;
+/// A block that took less time than this came faster than a network of 1 Gbit/s brings it.
+const FAST: Duration = Duration::from_millis(8);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 pub struct Job<'a> {
@@ -37,6 +36,8 @@ pub struct Job<'a> {
     /// What `If-Range` may compare, as the source told it.
     pub validator: Option<String>,
     pub expected: Option<Expected>,
+    /// The most that progress told of this file, also of earlier jobs for it.
+    pub shown: &'a AtomicU64,
 }
 
 /// How a download ended that did not fail.
@@ -59,11 +60,10 @@ pub fn run(ctx: &Context<'_>, client: &Client, job: &Job<'_>) -> Result<Ended> {
         },
     };
     super::place::create_parent(job.target)?;
-    let shown = AtomicU64::new(0);
     let mut second = false;
     loop {
         let partial = Partial::open(ctx, job.target, &identity, job.expected.as_ref())?;
-        let (partial, sums) = match transfer_all(ctx, client, job, partial, &shown) {
+        let (partial, sums) = match transfer_all(ctx, client, job, partial) {
             Ok(done) => done,
             Err(Fault::Changed(what)) => {
                 journal::discard(job.target)?;
@@ -121,25 +121,24 @@ pub fn retrying<T>(ctx: &Context<'_>, mut request: impl FnMut() -> Result<T, Fau
 }
 
 /// What the threads of one download share.
-struct Shared<'a> {
-    ctx: &'a Context<'a>,
+pub(super) struct Shared<'a> {
+    pub(super) ctx: &'a Context<'a>,
     client: &'a Client,
-    job: &'a Job<'a>,
+    pub(super) job: &'a Job<'a>,
     partial: &'a Partial,
-    buffers: Buffers,
-    /// Parts that nobody has taken.
-    parts: Mutex<VecDeque<Range<usize>>>,
+    buffers: Buffers<'a>,
+    parts: Parts,
     have: Mutex<Vec<bool>>,
     /// Blocks finished by this process; progress in the sense of giving up.
     finished: AtomicUsize,
     /// Bytes of finished blocks and of those under way.
-    received: AtomicU64,
+    pub(super) received: AtomicU64,
     validator: Mutex<Option<String>>,
     /// Where the last redirect led.
     storage: Mutex<Option<String>>,
     /// One connection reads the whole, since the source has no ranges.
     whole: AtomicBool,
-    stop: AtomicBool,
+    pub(super) stop: AtomicBool,
     failure: Mutex<Option<Fault>>,
 }
 
@@ -152,20 +151,20 @@ fn transfer_all(
     client: &Client,
     job: &Job<'_>,
     mut partial: Partial,
-    shown: &AtomicU64,
 ) -> Result<(Partial, Sums), Fault> {
     let have = partial.have.clone();
     let hasher = std::mem::replace(&mut partial.hasher, super::digest::Hasher::new(0, None));
     let present = (0..have.len()).filter(|i| have[*i]).map(|i| block_len(job.bytes, i) as u64).sum();
-    let parts = parts(&have);
-    let threads = ctx.tuning.connections.min(parts.len());
+    let mut memory = frontier::memory(ctx.tuning.connections)
+        .map_err(|error| Fault::Fatal(Error::io(&partial.path, error)))?;
+    let missing = have.iter().filter(|have| !**have).count();
     let shared = Shared {
         ctx,
         client,
         job,
         partial: &partial,
-        buffers: Buffers::default(),
-        parts: Mutex::new(parts),
+        buffers: Buffers::new(&mut memory),
+        parts: Parts::new(&have),
         have: Mutex::new(have.clone()),
         finished: AtomicUsize::new(0),
         received: AtomicU64::new(present),
@@ -176,29 +175,32 @@ fn transfer_all(
         failure: Mutex::new(None),
     };
     let sums = std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = mpsc::sync_channel(frontier::QUEUE);
+        let (ended, end) = mpsc::channel::<()>();
         let file = &partial.file;
         let buffers = &shared.buffers;
-        let hashing = scope.spawn(move || frontier::hash(file, job.bytes, have, hasher, buffers, &receiver));
-        let workers: Vec<_> = (0..threads)
+        let hashing = scope.spawn(move || {
+            let _ended = ended;
+            frontier::hash(file, job.bytes, have, hasher, buffers, &receiver)
+        });
+        let workers: Vec<_> = (0..ctx.tuning.connections.min(missing))
             .map(|_| {
                 let (sender, shared) = (sender.clone(), &shared);
                 scope.spawn(move || shared.work(&sender))
             })
             .collect();
         drop(sender);
-        while !hashing.is_finished() {
-            shared.show(shown);
+        while end.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
+            shared.show();
             if ctx.check_interrupt().is_err() && !shared.stop.swap(true, Ordering::Relaxed) {
                 client.shut_down();
             }
-            std::thread::sleep(Duration::from_millis(10));
         }
         shared.stop.store(true, Ordering::Relaxed);
         for worker in workers {
             worker.join().expect("a worker does not panic");
         }
-        shared.show(shown);
+        shared.show();
         hashing.join().expect("the hasher does not panic")
     });
     ctx.check_interrupt().map_err(Fault::Fatal)?;
@@ -214,28 +216,17 @@ fn transfer_all(
     }
 }
 
-/// The missing blocks in runs of at most [`PART`], in order.
-fn parts(have: &[bool]) -> VecDeque<Range<usize>> {
-    let mut parts: VecDeque<Range<usize>> = VecDeque::new();
-    for index in (0..have.len()).filter(|index| !have[*index]) {
-        match parts.back_mut() {
-            Some(part) if part.end == index && part.len() < PART => part.end += 1,
-            _ => parts.push_back(index..index + 1),
-        }
-    }
-    parts
-}
-
-impl Shared<'_> {
+impl<'m> Shared<'m> {
     /// Takes parts until there are none, all is read, or something failed for good.
-    fn work(&self, sender: &Sender<(usize, Option<Vec<u8>>)>) {
+    fn work(&self, sender: &SyncSender<Finished<'m>>) {
         let (mut failures, mut finished) = (0, 0);
+        let mut pace = Pace::default();
         loop {
             if self.stop.load(Ordering::Relaxed) || self.whole.load(Ordering::Relaxed) {
                 return;
             }
-            let Some(part) = locked(&self.parts).pop_front() else { return };
-            let fault = match self.transfer(part.clone(), sender) {
+            let Some(part) = self.parts.take(pace.blocks()) else { return };
+            let fault = match self.transfer(part.clone(), &mut pace, sender) {
                 Ok(()) => continue,
                 Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Err(fault) => fault,
@@ -245,7 +236,7 @@ impl Shared<'_> {
             finished = now;
             match fault {
                 Fault::Again { what, after } if failures < self.ctx.tuning.tries => {
-                    self.put_back(part);
+                    self.parts.put_back(part, &locked(&self.have));
                     wait(self.ctx, &what, after, failures, &self.stop);
                 }
                 fault => {
@@ -257,17 +248,14 @@ impl Shared<'_> {
         }
     }
 
-    fn put_back(&self, part: Range<usize>) {
-        let have = locked(&self.have);
-        let mut waiting = locked(&self.parts);
-        for mut missing in parts(&have[part.clone()]).into_iter().rev() {
-            missing = missing.start + part.start..missing.end + part.start;
-            waiting.push_front(missing);
-        }
-    }
-
-    fn transfer(&self, part: Range<usize>, sender: &Sender<(usize, Option<Vec<u8>>)>) -> Result<(), Fault> {
+    fn transfer(
+        &self,
+        part: Range<usize>,
+        pace: &mut Pace,
+        sender: &SyncSender<Finished<'m>>,
+    ) -> Result<(), Fault> {
         let Shared { job, .. } = self;
+        let asked = Instant::now();
         let first = part.start as u64 * BLOCK;
         let last = (part.end as u64 * BLOCK).min(job.bytes) - 1;
         let mut headers = vec![("range", format!("bytes={first}-{last}"))];
@@ -306,13 +294,16 @@ impl Shared<'_> {
                 return Err(Fault::Again { what, after: None });
             }
         }
+        let (waited, len) = (asked.elapsed(), part.len());
         let mut body = Body::new(reply, self);
         part.into_iter().try_for_each(|index| self.receive(&mut body, index, sender))?;
-        body.end()
+        body.end()?;
+        pace.note(waited, (asked.elapsed() - waited) / len as u32);
+        Ok(())
     }
 
     /// A source without ranges: everything from the beginning, over one connection.
-    fn read_whole(&self, reply: Reply, sender: &Sender<(usize, Option<Vec<u8>>)>) -> Result<(), Fault> {
+    fn read_whole(&self, reply: Reply, sender: &SyncSender<Finished<'m>>) -> Result<(), Fault> {
         if reply.number("content-length").is_some_and(|length| length != self.job.bytes) {
             return Err(self.changed("has another length than it had"));
         }
@@ -325,15 +316,13 @@ impl Shared<'_> {
             if !have {
                 return self.receive(&mut body, index, sender);
             }
-            let mut skipped = self.buffers.take(block_len(self.job.bytes, index));
-            body.fill(&mut skipped)?;
+            body.skip(block_len(self.job.bytes, index))?;
             self.received.fetch_sub(std::mem::take(&mut body.counted), Ordering::Relaxed);
-            self.buffers.give(skipped);
             Ok(())
         });
         // What is missing now is everybody's again: nothing after a success.
         let have = locked(&self.have);
-        *locked(&self.parts) = parts(&have);
+        self.parts.reset(&have);
         self.whole.store(false, Ordering::Relaxed);
         outcome
     }
@@ -341,21 +330,26 @@ impl Shared<'_> {
     /// Reads block `index`, writes it, and passes it on to be hashed.
     fn receive(
         &self,
-        body: &mut Body<'_, impl Read>,
+        body: &mut Body<'_, '_, impl Read>,
         index: usize,
-        sender: &Sender<(usize, Option<Vec<u8>>)>,
+        sender: &SyncSender<Finished<'m>>,
     ) -> Result<(), Fault> {
-        let mut block = self.buffers.take(block_len(self.job.bytes, index));
+        let began = Instant::now();
+        let len = block_len(self.job.bytes, index);
+        let mut block = self.buffers.take(len).ok_or_else(|| body.failed("stopped"))?;
         let mut crc = crc32fast::Hasher::new();
-        let mut offset = index as u64 * BLOCK;
-        for piece in block.chunks_mut(PIECE) {
+        let filled = block.chunks_mut(PIECE).try_for_each(|piece| {
             body.fill(piece)?;
-            // At once, while the processor's cache has it.
-            self.partial.write_at(offset, piece).map_err(Fault::Fatal)?;
             crc.update(piece);
-            offset += piece.len() as u64;
+            Ok(())
+        });
+        let how = if began.elapsed() < FAST { Caching::Past } else { Caching::Through };
+        let written = filled
+            .and_then(|()| self.partial.write(index, &block, crc.finalize(), how).map_err(Fault::Fatal));
+        if written.is_err() {
+            self.buffers.give(block);
+            return written;
         }
-        self.partial.record(index, crc.finalize()).map_err(Fault::Fatal)?;
         body.counted = 0;
         if std::mem::replace(&mut locked(&self.have)[index], true) {
             // Another connection was faster: counted and hashed already.
@@ -389,73 +383,10 @@ impl Shared<'_> {
     }
 
     /// Tells how far it is; never less than before, although a dropped connection loses part of a block.
-    fn show(&self, shown: &AtomicU64) {
+    fn show(&self) {
         let now = self.received.load(Ordering::Relaxed).min(self.job.bytes);
-        let done = shown.fetch_max(now, Ordering::Relaxed).max(now).min(self.job.bytes);
+        let done = self.job.shown.fetch_max(now, Ordering::Relaxed).max(now).min(self.job.bytes);
         (self.ctx.watch)(Event::Progress { file: self.job.label.into(), done, total: self.job.bytes });
-    }
-}
-
-/// A body that is read in blocks and must not stall.
-struct Body<'a, R> {
-    reader: R,
-    shared: &'a Shared<'a>,
-    since: Instant,
-    bytes: u64,
-    /// Bytes of the block under way, which do not count if it fails.
-    counted: u64,
-}
-
-impl<'a> Body<'a, ()> {
-    fn new(reply: Reply, shared: &'a Shared<'a>) -> Body<'a, impl Read> {
-        Body { reader: reply.into_reader(), shared, since: Instant::now(), bytes: 0, counted: 0 }
-    }
-}
-
-impl<R: Read> Body<'_, R> {
-    fn fill(&mut self, block: &mut [u8]) -> Result<(), Fault> {
-        let mut at = 0;
-        while at < block.len() {
-            if self.shared.stop.load(Ordering::Relaxed) {
-                return Err(self.failed("stopped"));
-            }
-            let count = match self.reader.read(&mut block[at..]) {
-                Ok(0) => return Err(self.failed("the connection ended before the last byte")),
-                Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(read_fault(&error, self.shared.job.remote)),
-            };
-            at += count;
-            self.bytes += count as u64;
-            self.counted += count as u64;
-            self.shared.received.fetch_add(count as u64, Ordering::Relaxed);
-            let (elapsed, stall) = (self.since.elapsed(), self.shared.ctx.tuning.stall);
-            if elapsed >= stall {
-                if (self.bytes as f64) < SLOWEST * elapsed.as_secs_f64() {
-                    return Err(self.failed("the connection gives next to nothing"));
-                }
-                (self.since, self.bytes) = (Instant::now(), 0);
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing follows; having seen that, the connection can be used again.
-    fn end(&mut self) -> Result<(), Fault> {
-        match self.reader.read(&mut [0]) {
-            Ok(0) => Ok(()),
-            _ => Err(self.failed("more bytes came than were announced")),
-        }
-    }
-
-    fn failed(&self, what: &str) -> Fault {
-        Fault::Again { what: format!("{}: {what}", self.shared.job.remote.what), after: None }
-    }
-}
-
-impl<R> Drop for Body<'_, R> {
-    fn drop(&mut self) {
-        self.shared.received.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -469,18 +400,5 @@ fn wait(ctx: &Context<'_>, what: &str, after: Option<Duration>, failures: u32, s
     let until = Instant::now() + pause;
     while Instant::now() < until && !stop.load(Ordering::Relaxed) && ctx.check_interrupt().is_ok() {
         std::thread::sleep(Duration::from_millis(10).min(pause));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_runs_of_missing_blocks() {
-        let mut have = vec![false; 70];
-        (have[0], have[2]) = (true, true);
-        assert_eq!(parts(&have), [1..2, 3..35, 35..67, 67..70]);
-        assert!(parts(&[true; 3]).is_empty());
     }
 }

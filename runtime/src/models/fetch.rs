@@ -402,6 +402,7 @@ fn over_http(ctx: &Context<'_>, url: &str, slot: &Slot, expected: Option<Expecte
     if expected.is_none() {
         ctx.note(format!("warning: nothing says which digest {url} must have; --sha256 would"));
     }
+    let shown = std::sync::atomic::AtomicU64::new(0);
     for _ in 0..3 {
         // One byte tells the length also where HEAD is not answered.
         let (bytes, validator) = download::retrying(ctx, || {
@@ -416,7 +417,8 @@ fn over_http(ctx: &Context<'_>, url: &str, slot: &Slot, expected: Option<Expecte
             Ok((bytes.ok_or_else(unknown)?, validator))
         })?;
         let (path, label) = (slot.path(), &slot.file);
-        let job = Job { remote: &remote, label, target: &path, bytes, validator, expected: expected.clone() };
+        let expected = expected.clone();
+        let job = Job { remote: &remote, label, target: &path, bytes, validator, expected, shown: &shown };
         match download::run(ctx, &client, &job)? {
             Ended::Done(sums) => return Ok(sums),
             Ended::Changed(why) => ctx.note(format!("{why}; beginning anew")),

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 use bitforge_schema::catalog::is_hex;
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 
 /// Files that a repository may have.
 const MAX_FILES: usize = 10_000;
@@ -39,6 +40,7 @@ pub fn file(
     let hub = &ctx.hub;
     let what = HubSpec { file: Some(file.into()), ..spec.clone() }.to_string();
     let remote = remote(ctx, spec, &format!("/{}/resolve/{}/{file}", spec.repo, spec.revision), &what);
+    let shown = AtomicU64::new(0);
     for _ in 0..MAX_CHANGES {
         let Facts { commit, etag, bytes } = download::retrying(ctx, || facts(client, &remote))?;
         if let Some(expected) = expected
@@ -64,7 +66,8 @@ pub fn file(
             if !was_there {
                 let label = file.rsplit('/').next().unwrap_or(file);
                 let (target, validator) = (blob.as_path(), None);
-                let job = Job { remote: &remote, label, target, bytes, validator, expected: digest };
+                let job =
+                    Job { remote: &remote, label, target, bytes, validator, expected: digest, shown: &shown };
                 if let Ended::Changed(why) = download::run(ctx, client, &job)? {
                     ctx.note(format!("{why}; asking the hub again"));
                     continue;

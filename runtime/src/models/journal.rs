@@ -3,7 +3,7 @@
 //! Beside `TARGET` lie `TARGET.partial`, of the full length with holes, and `TARGET.journal`: a line of JSON that says
 //! what is being fetched, then eight bytes for each block, its number and its CRC-32, little-endian. A block is
 //! written before its record, and a record is written by one call, so that kill -9 loses at most the block that each
-//! connection is at. After a power failure a block may lack what its record promises: [`Partial::open`] reads every
+//! connection is at. A block that came fast goes to the disk past the page cache, where the file system can do that. After a power failure a block may lack what its record promises: [`Partial::open`] reads every
 //! block again and forgets those. (The file as a whole is judged by its sha256.)
 
 use super::digest::{Expected, Hasher};
@@ -32,10 +32,21 @@ pub struct Partial {
     pub path: PathBuf,
     journal_path: PathBuf,
     pub file: File,
+    /// The same file past the page cache.
+    direct: Option<File>,
     journal: File,
     pub have: Vec<bool>,
     /// Has seen the blocks before the first missing one.
     pub hasher: Hasher,
+}
+
+/// Whether a block stays in the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// So that what runs next reads from memory.
+    Through,
+    /// So that the processor does not spend a copy and a page on each 4 KiB.
+    Past,
 }
 
 /// Number of blocks of a file.
@@ -79,19 +90,22 @@ impl Partial {
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(|error| Error::io(&path, error))?;
         file.set_len(identity.bytes).map_err(|error| Error::io(&path, error))?;
+        reserve(&file, identity.bytes).map_err(|error| Error::io(&path, error))?;
         let hasher = check(ctx, &path, &file, identity.bytes, &mut have, &crcs, expected)?;
         let journal = begin(&journal_path, identity, &have, &crcs)?;
-        Ok(Partial { path, journal_path, file, journal, have, hasher })
+        let direct = open_direct(&path);
+        Ok(Partial { path, journal_path, file, direct, journal, have, hasher })
     }
 
-    /// Writes a piece of a block.
-    pub fn write_at(&self, offset: u64, piece: &[u8]) -> Result<()> {
-        self.file.write_all_at(piece, offset).map_err(|error| Error::io(&self.path, error))
-    }
-
-    /// Says that block `index` is written and what its CRC-32 is.
-    pub fn record(&self, index: usize, crc: u32) -> Result<()> {
-        start_writeback(&self.file, index as u64 * BLOCK, BLOCK as usize);
+    /// Writes block `index` and says so in the journal.
+    pub fn write(&self, index: usize, block: &[u8], crc: u32, how: Caching) -> Result<()> {
+        let offset = index as u64 * BLOCK;
+        let direct = self.direct.as_ref().filter(|_| how == Caching::Past && block.len() as u64 == BLOCK);
+        // A refusal (of the alignment, say) costs a call and nothing else.
+        if direct.is_none_or(|file| file.write_all_at(block, offset).is_err()) {
+            self.file.write_all_at(block, offset).map_err(|error| Error::io(&self.path, error))?;
+            start_writeback(&self.file, offset, block.len());
+        }
         let mut record = [0; 8];
         record[..4].copy_from_slice(&(index as u32).to_le_bytes());
         record[4..].copy_from_slice(&crc.to_le_bytes());
@@ -167,6 +181,37 @@ fn begin(path: &Path, identity: &Identity, have: &[bool], crcs: &[u32]) -> Resul
     File::options().append(true).open(path).map_err(|error| Error::io(path, error))
 }
 
+/// Claims the space of the whole file, where the file system can do that.
+fn reserve(file: &File, bytes: u64) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if bytes > 0 {
+        use std::os::fd::AsRawFd;
+        // SAFETY: the descriptor is open and the call takes plain integers.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes as i64) } != 0 {
+            let error = std::io::Error::last_os_error();
+            if error.kind() == std::io::ErrorKind::StorageFull {
+                return Err(error);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, bytes);
+    Ok(())
+}
+
+fn open_direct(path: &Path) -> Option<File> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        File::options().write(true).custom_flags(libc::O_DIRECT).open(path).ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        None
+    }
+}
+
 /// Lets the disk begin, so that the sync at the end finds little to do.
 fn start_writeback(file: &File, offset: u64, len: usize) {
     #[cfg(target_os = "linux")]
@@ -205,8 +250,8 @@ mod tests {
             assert_eq!(partial.have, [false; 4]);
             for index in [3, 0, 1] {
                 let block = block(bytes, index);
-                partial.write_at(index as u64 * BLOCK, &block).unwrap();
-                partial.record(index, crc32fast::hash(&block)).unwrap();
+                let how = if index == 0 { Caching::Past } else { Caching::Through };
+                partial.write(index, &block, crc32fast::hash(&block), how).unwrap();
             }
             drop(partial);
             let partial = open(&identity(bytes));

@@ -7,6 +7,8 @@
 //! was checked.
 
 pub mod archive;
+#[cfg(feature = "net")]
+mod body;
 pub mod bundle;
 pub mod digest;
 #[cfg(feature = "net")]
@@ -22,6 +24,8 @@ mod hub_fetch;
 #[cfg(feature = "net")]
 pub mod journal;
 pub mod manage;
+#[cfg(feature = "net")]
+mod parts;
 mod place;
 pub mod pypi;
 pub mod references;

@@ -6,6 +6,7 @@
 //! whatever the host. Everything asked for is in [`Hub::log`]. Deliberately absent: anything that a client of the real
 //! hub would not notice, and any limit on speed.
 
+mod ceiling;
 pub mod content;
 pub mod drill;
 mod serve;
