@@ -316,6 +316,9 @@ pub struct Bench {
     /// An earlier bench.json: fail where this run is slower beyond what can be told.
     #[arg(long)]
     pub baseline: Option<PathBuf>,
+    /// Write bench.html as well: one page with plots of everything that was measured.
+    #[arg(long)]
+    pub html: bool,
     /// The folder for bench.json, bench.md and bench.svg (default: receipts in the target folder).
     #[arg(long)]
     pub out: Option<PathBuf>,

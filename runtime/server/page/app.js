@@ -423,7 +423,11 @@ function wire() {
     }
   });
   for (const query of [NARROW, MEDIUM]) query.addEventListener("change", arrange);
-  addEventListener("pagehide", () => running.forEach((run) => store.save(run.chat)));
+  // What is being answered is kept as unfinished; that its request then fails is no news.
+  addEventListener("pagehide", () => {
+    running.forEach((run) => store.save(run.chat));
+    running.clear();
+  });
   store.onChange((id) => {
     const here = id === chat.id && !running.has(id) && store.load(id);
     if (here) open(here);

@@ -79,6 +79,7 @@ export function ask({ title, label, text, yes }) {
   input.hidden = text === undefined;
   input.value = text ?? "";
   dialog.returnValue = "no";
+  $("ask-no").onclick = () => dialog.close("no");
   dialog.showModal();
   if (text === undefined) $("ask-yes").focus();
   else input.select();
