@@ -168,8 +168,9 @@ const checks = {
     await page.hover(".entry");
     await page.click('[aria-label="Delete “Trits”"]');
     await page.click("#ask-yes");
+    await page.getByText("Nothing found.").waitFor();
     await page.fill("#filter", "");
-    check((await page.locator(".entry").count()) === 4, "nothing was deleted");
+    await page.waitForFunction(() => document.querySelectorAll(".entry").length === 4);
   },
 
   "the panel shows backend, kernels and receipt": async ({ page }) => {
@@ -177,10 +178,10 @@ const checks = {
     await page.click("#tab-engine");
     const props = await page.evaluate(() => fetch("props").then((response) => response.json()));
     const shown = await page.locator("#engine").innerText();
-    for (const heading of ["Model", "Backend", "Kernel of each operation", "Receipt"]) {
+    for (const heading of ["Model", "Backend", "Kernel set", "Kernel of each operation", "Receipt"]) {
       check(shown.includes(heading), `the panel has no ${heading}: ${shown.slice(0, 300)}`);
     }
-    check(shown.includes(props.selection_line), "the selection line is not shown");
+    check(shown.includes(props.selection_line) && shown.includes(props.backend_line), "a selection line is not shown");
     check((await page.locator("#engine .kernels tbody tr").count()) >= props.kernels.length, "a kernel is not shown");
     await page.click("#panel-close");
   },

@@ -43,6 +43,8 @@ pub enum Command {
     Fixtures(Check),
     /// Generate docs/reference from the tables in the code, or check that it is fresh.
     Docs(Check),
+    /// Generate shell completions and man pages of `bitnet`, or check that they are fresh.
+    Manual(Check),
     /// What a library is, what it exports and needs, and what it is able to do.
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.

@@ -6,7 +6,13 @@ import { $, h, svg, button, copy } from "./dom.js";
 
 export function show(props) {
   const place = $("engine");
-  const parts = [modelPart(props), selectionPart(props), kernelsPart(props), receiptPart(props)].filter(Boolean);
+  const parts = [
+    modelPart(props),
+    selectionPart("Backend", props.backend, props.backend_line),
+    selectionPart("Kernel set", props.selection, props.selection_line),
+    kernelsPart(props),
+    receiptPart(props),
+  ].filter(Boolean);
   place.replaceChildren(h("div", { class: "live", id: "live", hidden: true }), ...parts, rawPart(props));
 }
 
@@ -54,7 +60,7 @@ function modelPart({ model, engine }) {
   ]));
 }
 
-function selectionPart({ selection, selection_line: line }) {
+function selectionPart(title, selection, line) {
   if (!selection && !line) return null;
   const parts = [];
   if (selection) {
@@ -65,27 +71,26 @@ function selectionPart({ selection, selection_line: line }) {
     });
     const asked = selection.requested === "auto" ? "the best that there is" : selection.requested;
     parts.push(h("p", { class: "big" }, selection.selected), h("p", { class: "hint" }, selection.reason));
-    if (chips.length) parts.push(h("ul", { class: "chips", "aria-label": "What this build has" }, chips));
+    if (chips.length) parts.push(h("ul", { class: "chips", "aria-label": `What this build has, ${title}` }, chips));
     parts.push(facts([["asked for", asked], ["detected", list(selection.detected)]]));
   }
-  if (line) parts.push(h("pre", { class: "line", tabindex: "0", role: "region", "aria-label": "Selection line" }, line));
-  return group("Backend", parts);
+  if (line) parts.push(h("pre", { class: "line", tabindex: "0", role: "region", "aria-label": `Selection line, ${title}` }, line));
+  return group(title, parts);
 }
 
 function kernelsPart({ kernels }) {
   if (!Array.isArray(kernels) || !kernels.length) return null;
-  const label = (row) => [row.operation ?? row.id, row.weight, row.activation && `× ${row.activation}`].filter(Boolean).join(" ");
-  const shapes = (row) => list(row.shapes) || "";
+  const types = (row) => [row.weight, row.activation].filter(Boolean).join(" × ");
+  const more = (row) => [types(row), row.matrices > 1 && `${row.matrices} matrices`].filter(Boolean).join(", ");
   const row = (kernel) =>
-    h("tr", null, h("th", { scope: "row" }, label(kernel), shapes(kernel) && h("span", { class: "hint" }, shapes(kernel))), h("td", { title: kernel.reason ?? "" }, kernel.kernel ?? kernel.id));
+    h("tr", null, h("th", { scope: "row" }, kernel.operation, h("span", { class: "hint" }, more(kernel))), h("td", null, kernel.kernel));
   const head = h("thead", null, h("tr", null, h("th", { scope: "col" }, "operation"), h("th", { scope: "col" }, "kernel")));
   return group("Kernel of each operation", h("table", { class: "kernels" }, head, h("tbody", null, kernels.map(row))));
 }
 
 function receiptPart({ receipt }) {
   if (!receipt) return null;
-  const body = receipt.body ?? receipt;
-  const run = body.run ?? body;
+  const run = receipt.body ?? receipt;
   const short = (file) => file?.sha256 && h("code", { title: file.sha256 }, file.sha256.slice(0, 16));
   const bandwidth = run.peak_bandwidth && `${(run.peak_bandwidth / 1e9).toFixed(1)} GB/s`;
   const text = JSON.stringify(receipt, null, 2);

@@ -60,7 +60,11 @@ fn names_stay_text_and_every_element_is_closed() {
     let page = page();
     let elements = well_formed(&page);
     assert!(!elements.contains(&"script".to_string()));
-    assert_eq!(elements.iter().filter(|name| *name == "circle").count(), 2 * (2 + 2), "samples and points, opened and closed");
+    assert_eq!(
+        elements.iter().filter(|name| *name == "circle").count(),
+        2 * (2 + 2),
+        "samples and points, opened and closed"
+    );
 }
 
 #[test]

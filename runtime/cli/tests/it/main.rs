@@ -3,6 +3,7 @@
 //! No network, no model download, nothing timed. Snapshots are in `snapshots/`; refresh them with
 //! `INSTA_UPDATE=always cargo test -p bitnet-runtime --test it` and read the difference.
 
+mod chat;
 mod errors;
 mod fetch_cache;
 mod fetch_cli;
@@ -14,6 +15,7 @@ mod interrupt;
 mod kernels;
 mod logits;
 mod perplexity;
+mod pty;
 mod receipt;
 mod reference;
 mod replay;
