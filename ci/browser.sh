@@ -33,7 +33,7 @@ fi
 
 rm -rf "$shots"
 mkdir -p "$shots"
-"$binary" serve --model fixtures/trained/kjv-b158.gguf --port 0 2>"$shots/serve.log" &
+"$binary" serve --model fixtures/trained/kjv-b158.gguf --port 0 >"$shots/serve.log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true' EXIT
 

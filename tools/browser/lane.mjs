@@ -43,7 +43,7 @@ export async function open(browser, url, { width = 1280, scheme = "light", stora
     if (!["data:", "blob:"].includes(at.protocol) && at.host !== own) bad.push(`request to ${at.host}`);
   });
   const response = await page.goto(url);
-  await page.waitForFunction(() => document.getElementById("model").textContent !== "connecting …");
+  await page.waitForFunction(() => !document.getElementById("model").textContent.endsWith("…"));
   const finish = async () => {
     await context.close();
     check(!bad.length, bad.join("; "));

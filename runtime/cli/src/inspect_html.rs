@@ -210,7 +210,8 @@ fn values(page: &mut Page, gguf: &Gguf) -> Result<()> {
         page.plot(
             &format!("Values of {ty} matrices"),
             &format!(
-                "Weights of {tensors} matrices (up to {ROWS} rows each), every matrix measured by its own root mean square; the outermost bins hold all that is farther out."
+                "Weights of {tensors} {} (up to {ROWS} rows each), every matrix measured by its own root mean square; the outermost bins hold all that is farther out.",
+                if tensors == 1 { "matrix" } else { "matrices" }
             ),
             &columns(
                 &format!("Histogram of {ty} values"),

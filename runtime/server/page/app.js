@@ -263,6 +263,11 @@ async function connect() {
     $("model").textContent = model ?? "no model";
     banner(null);
   } catch (error) {
+    if (error.status === 503) {
+      $("model").textContent = "loading the model …";
+      setTimeout(connect, 1000);
+      return;
+    }
     $("model").textContent = "not connected";
     banner(explain(error), "bad", connect);
   }

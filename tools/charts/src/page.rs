@@ -23,9 +23,10 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    fn render(&self) -> String {
-        let mut out = String::from(
-            "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"Table\"><table>\n<thead><tr>",
+    /// `title` is already markup.
+    fn render(&self, title: &str) -> String {
+        let mut out = format!(
+            "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"Table: {title}\"><table>\n<thead><tr>"
         );
         for cell in &self.head {
             let _ = write!(out, "<th scope=\"col\">{}</th>", escape(cell));
@@ -68,15 +69,18 @@ impl Page {
             self.body,
             "<section>\n<h2>{title}</h2>\n<p>{how}</p>\n<figure class=\"wide\" tabindex=\"0\" role=\"group\" aria-label=\"{title}\">\n{}</figure>\n<details><summary>The numbers</summary>\n{}</details>\n</section>\n",
             plot.0,
-            table.render()
+            table.render(&title)
         );
     }
 
     /// A table that needs no picture.
     pub fn table(&mut self, title: &str, how: &str, table: &Table) {
         let (title, how) = (escape(title), escape(how));
-        let _ =
-            write!(self.body, "<section>\n<h2>{title}</h2>\n<p>{how}</p>\n{}</section>\n", table.render());
+        let _ = write!(
+            self.body,
+            "<section>\n<h2>{title}</h2>\n<p>{how}</p>\n{}</section>\n",
+            table.render(&title)
+        );
     }
 
     pub fn note(&mut self, text: &str) {

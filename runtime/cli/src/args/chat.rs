@@ -19,7 +19,7 @@ pub struct ChatCommandArgs {
     pub engine: EngineArgs,
     /// The chat template: auto (the file's own, else a detected one), gguf, raw, instruct or llama3-chat
     #[arg(long, value_parser = chat_mode(), value_name = "TEMPLATE", default_value = "auto", hide_possible_values = true)]
-    pub template: ChatMode,
+    pub chat: ChatMode,
     /// The system message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

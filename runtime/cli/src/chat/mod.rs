@@ -28,14 +28,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub fn run(ctx: &mut Ctx, args: &ChatCommandArgs) -> Result<()> {
     let params = sampling_params(&args.sampling);
     params.validate()?;
-    // The editor takes over SIGINT when it is made, and `settings::load` takes it back.
     let mut input = Input::open(ctx, args)?;
     let (tokenizer, engine) = settings::load(ctx, &args.engine, args.ctx_size, |gguf| {
         let (tokenizer, warnings) = load_tokenizer(gguf)?;
         ctx.fall_back(&warnings)?;
         Ok(tokenizer)
     })?;
-    let template = prompt::template(args.template, &tokenizer, engine.gguf().path())?;
+    let template = prompt::template(args.chat, &tokenizer, engine.gguf().path())?;
     let mut session = Session::new(engine, tokenizer, template, params, args.max_tokens);
     session.fixed_seed = args.sampling.seed.is_some();
     session.system = args.system.clone().unwrap_or_default();

@@ -14,7 +14,9 @@ const TRAINED: &str = "fixtures/trained/kjv-b158.gguf";
 const SHORT: [&str; 6] = ["chat", "-m", TRAINED, "--temperature", "0", "-n12"];
 /// More tokens than any test waits for.
 const ENDLESS: [&str; 6] = ["chat", "-m", TRAINED, "--temperature", "0", "-n100000000"];
-const PROMPT: &str = "\x1b[1;33m> \x1b[0m";
+/// What the editor writes when it starts to take a line, and when it has one (bracketed paste on and off).
+const READY: &str = "\x1b[?2004h";
+const TAKEN: &str = "\x1b[?2004l";
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 
@@ -23,18 +25,16 @@ fn chat(args: &[&str], home: &Path) -> Terminal {
     let home = home.to_str().expect("UTF-8");
     let mut terminal = Terminal::start(args, &[("XDG_STATE_HOME", home), ("HOME", home)], 100);
     terminal.wait("/help lists the commands");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     terminal
 }
 
-/// Sends a line; returns what is written until the next prompt, without the echo.
+/// Sends a line; returns what is written until the next one can be typed.
 fn ask(terminal: &mut Terminal, line: &str) -> String {
     terminal.send(line);
-    // The echo is the editor's; the answer comes after the line was left.
     terminal.send("\r");
-    let written = terminal.wait(&format!("\n{PROMPT}"));
-    let (_, answer) = written.split_once('\n').unwrap_or(("", &written));
-    answer.replace("\r\n", "\n").replace("\x1b[?2004l", "").replace("\x1b[?2004h", "").replace('\r', "")
+    terminal.wait(TAKEN);
+    terminal.wait(READY).replace("\r\n", "\n").trim_start_matches('\n').to_owned()
 }
 
 fn saved(path: &Path) -> Value {
@@ -102,7 +102,7 @@ fn every_command_does_what_help_says() {
     terminal.wait("Then said he");
     terminal.send(" unto them\r");
     terminal.wait("(ended at 12 tokens");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     ask(&mut terminal, &format!("/save {path}"));
     let file = saved(Path::new(path));
     assert_eq!(questions(&file), ["In the beginning", "Then said he unto them"]);
@@ -126,19 +126,19 @@ fn ctrl_c_stops_an_answer_and_twice_leaves() {
     terminal.wait("half a line");
     terminal.send(CTRL_C);
     terminal.wait("Ctrl-C once more leaves");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     // In an answer.
     terminal.send("In the beginning\r");
     terminal.wait("\r\n");
     terminal.wait(" ");
     terminal.send(CTRL_C);
     terminal.wait("(stopped; Ctrl-C once more leaves)");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     // The chat goes on where it was: both turns are there.
     assert!(ask(&mut terminal, "/metrics").contains("2 messages"));
     terminal.send(CTRL_C);
     terminal.wait("Ctrl-C once more leaves");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     terminal.send(CTRL_C);
     assert_eq!(terminal.end(), 130);
 
@@ -148,7 +148,7 @@ fn ctrl_c_stops_an_answer_and_twice_leaves() {
     terminal.wait(" ");
     terminal.send(CTRL_C);
     terminal.wait("(stopped");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     terminal.send(CTRL_C);
     assert_eq!(terminal.end(), 130);
 
@@ -163,12 +163,13 @@ fn ctrl_c_at_any_moment_leaves_a_chat_that_works() {
     let question = "and they went up and found the people in the field ".repeat(6);
     let mut terminal = chat(&ENDLESS, dir.path());
     for milliseconds in [0, 1, 2, 4, 7, 12, 20, 33, 60, 110, 200] {
-        // While the line is read, before and within the prompt's evaluation, and in the answer.
+        // Before and within the prompt's evaluation, and in the answer. (A key before that is typed ahead.)
         terminal.send(&format!("{question}\r"));
+        terminal.wait(TAKEN);
         std::thread::sleep(Duration::from_millis(milliseconds));
         terminal.send(CTRL_C);
         terminal.wait("Ctrl-C once more leaves");
-        terminal.wait(PROMPT);
+        terminal.wait(READY);
         ask(&mut terminal, "/clear");
     }
     assert!(ask(&mut terminal, "/metrics").contains("0 messages"));
@@ -177,14 +178,21 @@ fn ctrl_c_at_any_moment_leaves_a_chat_that_works() {
 }
 
 #[test]
-fn a_signal_at_the_prompt_ends_it_and_gives_the_terminal_back() {
+fn a_signal_at_the_prompt_gives_the_terminal_back() {
     let dir = tempfile::tempdir().expect("a folder");
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signals in [&[libc::SIGTERM][..], &[libc::SIGINT, libc::SIGINT]] {
         let mut terminal = chat(&ENDLESS, dir.path());
         terminal.send("half a line");
         terminal.wait("half a line");
         assert!(!terminal.is_cooked(), "the editor has the terminal");
-        terminal.signal(signal);
+        for (nth, signal) in signals.iter().enumerate() {
+            if nth > 0 {
+                // The first is as Ctrl-C.
+                terminal.wait("Ctrl-C once more leaves");
+                terminal.wait(READY);
+            }
+            terminal.signal(*signal);
+        }
         assert_eq!(terminal.end(), 130);
     }
 }
@@ -206,7 +214,7 @@ fn wide_characters_are_edited_as_they_are_seen() {
     terminal.send("\x1b[D\x1b[Dה🜁");
     terminal.send("\x1b[F e\u{301}!\r");
     terminal.wait("(ended at 12 tokens");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     ask(&mut terminal, &format!("/save {}", file.display()));
     assert_eq!(questions(&saved(&file)), ["日ה🜁本語 e\u{301}!"]);
     terminal.send(CTRL_D);
@@ -235,12 +243,12 @@ fn a_line_survives_a_window_that_changes() {
     }
     terminal.send("\r");
     terminal.wait("(ended at 12 tokens");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     // And in the middle of an answer.
     terminal.send("and\r");
     terminal.resize(60);
     terminal.wait("(ended at 12 tokens");
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     ask(&mut terminal, &format!("/save {}", file.display()));
     assert_eq!(questions(&saved(&file)), [line.as_str(), "and"]);
     terminal.send(CTRL_D);
@@ -259,7 +267,7 @@ fn a_message_may_have_many_lines() {
     ] {
         terminal.send(keys);
         terminal.wait("(ended at 12 tokens");
-        terminal.wait(PROMPT);
+        terminal.wait(READY);
         assert!(terminal.text().contains("> "), "{ends}");
     }
     ask(&mut terminal, &format!("/save {}", file.display()));
@@ -295,7 +303,7 @@ fn the_history_lasts_and_commands_complete() {
     terminal.send("\x15/\t\t");
     terminal.wait("/regen");
     terminal.send(CTRL_C);
-    terminal.wait(PROMPT);
+    terminal.wait(READY);
     terminal.send(CTRL_D);
     assert_eq!(terminal.end(), 0);
 }

@@ -14,6 +14,7 @@ mod golden;
 mod interrupt;
 mod kernels;
 mod logits;
+mod pages;
 mod perplexity;
 mod pty;
 mod receipt;
