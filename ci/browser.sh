@@ -33,7 +33,8 @@ fi
 
 rm -rf "$shots"
 mkdir -p "$shots"
-"$binary" serve --model fixtures/trained/kjv-b158.gguf --port 0 >"$shots/serve.log" 2>&1 &
+# Room for answers that are still being made when something is pressed.
+"$binary" serve --model fixtures/trained/kjv-b158.gguf --ctx-size 8192 --threads 1 --port 0 >"$shots/serve.log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true' EXIT
 

@@ -20,7 +20,7 @@ const checks = {
   },
 
   "words appear as they stream": async ({ page }) => {
-    await setting(page, "set-max_tokens", 60);
+    await setting(page, "set-max_tokens", 400);
     await setting(page, "set-temperature", 0);
     await page.evaluate(() => {
       window.seen = new Set();

@@ -101,6 +101,11 @@ impl Terminal {
         }
     }
 
+    /// From here on only what is written next is waited for.
+    pub fn forget(&mut self) {
+        self.at = self.seen.len();
+    }
+
     /// Waits until the screen fulfils `holds`.
     pub fn wait_screen(&mut self, what: &str, holds: impl Fn(&vt100::Screen) -> bool) {
         let deadline = Instant::now() + FOREVER;
