@@ -20,7 +20,7 @@ const checks = {
   },
 
   "words appear as they stream": async ({ page }) => {
-    await setting(page, "set-max_tokens", 400);
+    await setting(page, "set-max_tokens", 2000);
     await setting(page, "set-temperature", 0);
     await page.evaluate(() => {
       window.seen = new Set();
@@ -139,6 +139,7 @@ const checks = {
     });
     check(found.dangerous === 0, `${found.dangerous} elements that could act`);
     check(found.marks.every((n) => n > 0), `elements of each kind: ${found.marks}`);
+    check(found.text.includes("and here."), "the parentheses of an address are not its own");
     check(found.text.includes("<script>alert(1)</script> <img src=x onerror=alert(1)>"), "the markup is not text");
   },
 
@@ -257,7 +258,7 @@ async function layouts(browser) {
       await state("engine");
       await page.click("#panel-close");
       await page.evaluate(() => document.getElementById("new-chat").click());
-      await setting(page, "set-max_tokens", 400);
+      await setting(page, "set-max_tokens", 100000);
       await ask(page, "In the beginning God created the heaven and the earth.");
       await page.waitForFunction(() => document.querySelector(".answer .text")?.textContent.length > 60);
       await state("streaming");

@@ -171,6 +171,7 @@ async function reply() {
     }
   }
   cancelAnimationFrame(frame);
+  message.text = message.text.trim();
   const removed = !running.has(own.id);
   running.delete(own.id);
   if (removed) return;

@@ -13,7 +13,8 @@ const WORDS = new Set(
 );
 // Languages whose comments start with a hash; in the others a hash is something else.
 const HASH = /^(py|python|sh|bash|zsh|shell|rb|ruby|yaml|yml|toml|r|perl|make|makefile|dockerfile|ini|conf|)$/i;
-const LONGEST = 200_000;
+// Longer code stays plain: an open quote or comment is looked for to the end, again and again.
+const LONGEST = 20_000;
 
 export function highlight(text, language) {
   if (/^(text|txt|plain|output|console|markdown|md)$/i.test(language) || text.length > LONGEST) return [text];

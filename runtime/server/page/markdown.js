@@ -79,7 +79,7 @@ function split(lines) {
       let end = at + 1;
       while (end < lines.length && lines[end].trim() && !starts(lines[end])) end += 1;
       const body = take(end);
-      add("text", body, (depth) => h("p", null, inline(body.join("\n"), depth)));
+      add("text", body, (depth) => h("p", null, inline(body.join("\n").trimStart(), depth)));
     }
   }
   return blocks;
@@ -237,8 +237,13 @@ function spanAt(text, at, mark, find) {
 function linkAt(text, at, find) {
   const middle = find("](", at);
   if (middle < 0 || middle - at > 1000 || text.slice(at, middle).includes("\n\n")) return null;
-  const end = find(")", middle);
-  if (end < 0 || end - middle > 2048) return null;
+  // Parentheses within an address come in pairs.
+  let end = middle + 2;
+  for (let open = 1; open > 0; end += 1) {
+    if (end >= text.length || end - middle > 2048) return null;
+    open += (text[end] === "(") - (text[end] === ")");
+  }
+  end -= 1;
   const target = text.slice(middle + 2, end).trim().split(/\s+/)[0] ?? "";
   return { label: text.slice(at + 1, middle), href: target, end: end + 1 };
 }

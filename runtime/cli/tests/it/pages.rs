@@ -80,10 +80,11 @@ fn a_shell_completes_what_the_command_knows() {
     let script = run(&["completions", "bash"]).stdout;
     let complete = |words: &[&str]| -> Vec<String> {
         let ask = format!(
-            "{script}\nCOMP_WORDS=({}); COMP_CWORD={}; _bitnet bitnet '{}' ''; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            "{script}\nCOMP_WORDS=({}); COMP_CWORD={}; _bitnet bitnet '{}' '{}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             words.join(" "),
             words.len() - 1,
-            words.last().expect("a word")
+            words.last().expect("a word"),
+            words[words.len() - 2]
         );
         let output = Command::new("bash").args(["-c", &ask]).output().expect("bash runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
