@@ -53,7 +53,8 @@ def pattern(expected):
 
 
 def check(where, expected, seen):
-    if not pattern(expected).fullmatch(seen.strip("\n") + "\n"):
+    seen = seen.strip("\n") + "\n" if seen.strip() else ""
+    if not pattern(expected).fullmatch(seen):
         sys.exit(f"tutorial: line {where}: expected\n{expected}\n--- but saw\n{seen}")
 
 

@@ -41,16 +41,26 @@ struct StoredMessage {
 
 /// A conversation that was read.
 pub struct Conversation {
+    pub id: String,
     pub system: String,
     pub messages: Vec<Message>,
 }
 
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// An id for a new conversation. The page takes a file with an id that it has for a newer state of that conversation.
+pub fn new_id() -> String {
+    format!("chat-{}-{}", now(), std::process::id())
+}
+
 pub fn save(session: &Session, path: &Path) -> Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let now = now();
     let message =
         |message: &Message| StoredMessage { role: message.role.name().into(), text: message.content.clone() };
     let stored = Stored {
-        id: format!("chat-{now}"),
+        id: session.id.clone(),
         title: String::new(),
         system: session.system.clone(),
         created: now as f64,
@@ -95,7 +105,7 @@ pub fn load(path: &Path) -> Result<Conversation> {
     if messages.len() % 2 == 1 {
         messages.pop();
     }
-    Ok(Conversation { system: stored.system, messages })
+    Ok(Conversation { id: stored.id, system: stored.system, messages })
 }
 
 #[cfg(test)]

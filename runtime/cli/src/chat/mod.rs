@@ -260,6 +260,7 @@ fn load(ctx: &Ctx, session: &mut Session, path: &std::path::Path) -> Result<()> 
     let conversation = file::load(path)?;
     ctx.note(format_args!("loaded {} messages from {}", conversation.messages.len(), path.display()));
     session.clear();
+    session.id = conversation.id;
     session.system = conversation.system;
     session.messages = conversation.messages;
     Ok(())

@@ -4,6 +4,7 @@
 //! so a question costs its own tokens and an edit costs what it changed. What does not fit into the context is
 //! dealt with here: the oldest exchanges are left out, and an answer that runs past the end drops the oldest half.
 
+use super::file;
 use crate::prompt;
 use bitnet_runtime::chat::{ChatTemplate, Message, Role};
 use bitnet_runtime::engine::Engine;
@@ -16,6 +17,8 @@ use bitnet_runtime::{Error, Result};
 const ROOM: usize = 256;
 
 pub struct Session {
+    /// Of the conversation, in files.
+    pub id: String,
     pub engine: Engine,
     pub params: SamplingParams,
     /// The seed was given: answering again gives the same.
@@ -70,6 +73,7 @@ impl Session {
         max_tokens: usize,
     ) -> Self {
         Session {
+            id: file::new_id(),
             engine,
             params,
             fixed_seed: false,
@@ -95,6 +99,7 @@ impl Session {
 
     /// Forgets the messages; the system message stays.
     pub fn clear(&mut self) {
+        self.id = file::new_id();
         self.messages.clear();
     }
 
