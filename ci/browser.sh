@@ -33,18 +33,31 @@ fi
 
 rm -rf "$shots"
 mkdir -p "$shots"
-# Room for answers that are still being made when something is pressed.
-"$binary" serve --model fixtures/trained/kjv-b158.gguf --ctx-size 8192 --threads 1 --port 0 >"$shots/serve.log" 2>&1 &
-server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true' EXIT
+server=
+stop() { [[ -z $server ]] || { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }; }
+trap stop EXIT
 
-url=
-for _ in $(seq 300); do
-  url=$(grep -o 'http://[0-9.:]*' "$shots/serve.log" | head -n 1 || true)
-  [[ -n $url ]] && break
-  kill -0 "$server" 2>/dev/null || { cat "$shots/serve.log" >&2; say "the server ended"; exit 1; }
-  sleep 0.1
-done
-[[ -n $url ]] || { cat "$shots/serve.log" >&2; say "the server does not say where it listens"; exit 1; }
+# Starts the server with the variables and arguments given; sets `url`. Room for answers that are still being made when something
+# is pressed.
+start() {
+  local log=$1
+  shift
+  stop
+  env "$@" "$binary" serve --model fixtures/trained/kjv-b158.gguf --ctx-size 8192 --threads 1 --port 0 >"$log" 2>&1 &
+  server=$! url=
+  for _ in $(seq 300); do
+    url=$(grep -o '^http://[0-9.:]*' "$log" || true)
+    [[ -z $url ]] || return 0
+    kill -0 "$server" 2>/dev/null || break
+    sleep 0.1
+  done
+  cat "$log" >&2
+  say "the server does not say where it listens"
+  exit 1
+}
+
+start "$shots/serve.log"
 node tools/browser/page.mjs "$url/" "$shots"
+start "$shots/serve-key.log" BITNET_API_KEY=only-for-this-check
+node tools/browser/key.mjs "$url/" only-for-this-check
 say "screenshots are in target/browser"

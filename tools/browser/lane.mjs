@@ -21,20 +21,20 @@ export function check(holds, what) {
   if (!holds) throw new Error(what);
 }
 
-// A page on `url` in a fresh profile. `finish()` fails on console errors, exceptions, and requests to other hosts.
-export async function open(browser, url, { width = 1280, scheme = "light", storage, touch = false } = {}) {
+// A page on `url` in a fresh profile. `finish()` fails on console errors but those
+// `expected`, on exceptions, and on requests to other hosts.
+export async function open(browser, url, { width = 1280, scheme = "light", touch = false, expected = null } = {}) {
   const context = await browser.newContext({
     viewport: { width, height: width < 500 ? 740 : 900 },
     colorScheme: scheme,
     hasTouch: touch,
-    storageState: storage,
     permissions: ["clipboard-read", "clipboard-write"],
   });
   const page = await context.newPage();
   const bad = [];
   const own = new URL(url).host;
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) bad.push(`console: ${message.text()}`);
+    if (["error", "warning"].includes(message.type()) && !expected?.test(message.text())) bad.push(`console: ${message.text()}`);
   });
   page.on("pageerror", (error) => bad.push(`exception: ${error}`));
   page.on("dialog", (dialog) => bad.push(`a dialog opened: ${dialog.message()}`));

@@ -73,7 +73,9 @@ pub fn bars(label: &str, unit: &str, against: Against, mark: Option<(f64, &str)>
         }
         if let Some((value, name)) = mark {
             drawing.line((axis.at(value), top - 4.0), (axis.at(value), bottom + 2.0), "mark");
-            drawing.text((axis.at(value) + 4.0, top - 6.0), "soft", name);
+            if bars.first().is_some_and(|first| first.group == group) {
+                drawing.text((axis.at(value) + 4.0, top - 6.0), "soft", name);
+            }
         }
         drawing.height = bottom + if against == Against::Each { 26.0 } else { 8.0 };
     }

@@ -30,12 +30,12 @@ pub fn short(value: f64) -> String {
         _ if size >= 1e12 => (value / 1e12, " T"),
         _ if size >= 1e9 => (value / 1e9, " G"),
         _ if size >= 1e6 => (value / 1e6, " M"),
-        _ if size >= 1e4 => (value / 1e3, " k"),
+        _ if size >= 1e5 => (value / 1e3, " k"),
         _ => (value, ""),
     };
     match scaled.abs() {
         0.0 => "0".into(),
-        size if size < 1e-3 => format!("{scaled:.1e}"),
+        size if size < 0.01 => format!("{scaled:.1e}").replace(".0e", "e"),
         size if size < 10.0 => trimmed(&format!("{scaled:.2}")) + prefix,
         size if size < 100.0 => trimmed(&format!("{scaled:.1}")) + prefix,
         _ => format!("{scaled:.0}{prefix}"),

@@ -38,7 +38,11 @@ impl Table {
                 let (tag, scope) = if index == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
                 // Numbers stand under each other.
                 let number = cell.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+');
-                let class = if index > 0 && number { " class=\"n\"" } else { "" };
+                let class = match cell {
+                    _ if index > 0 && number => " class=\"n\"",
+                    long if long.chars().count() > 60 => " class=\"t\"",
+                    _ => "",
+                };
                 let _ = write!(out, "<{tag}{scope}{class}>{}</{tag}>", escape(cell));
             }
             out.push_str("</tr>\n");

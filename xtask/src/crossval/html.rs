@@ -16,6 +16,7 @@ use bitforge_schema::protocol::TapPoint;
 const STEPS: [f64; 6] = [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2];
 
 pub fn render(reports: &[Report], thresholds: &Thresholds, subject: &str) -> String {
+    let subject: String = subject.chars().take(16).collect();
     let count = |verdict| reports.iter().filter(|report| report.verdict == verdict).count();
     let mut page = Page::new(
         "Our logits against other engines",
