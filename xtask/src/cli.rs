@@ -43,6 +43,8 @@ pub enum Command {
     Fixtures(Check),
     /// Generate docs/reference from the tables in the code, or check that it is fresh.
     Docs(Check),
+    /// Generate shell completions and man pages of `bitnet`, or check that they are fresh.
+    Manual(Check),
     /// What a library is, what it exports and needs, and what it is able to do.
     AnalyzeLibrary(crate::symbols::AnalyzeArgs),
     /// Our logits against llama.cpp, bitnet.cpp, the float64 oracle and stored goldens; blame where they part.
@@ -316,6 +318,9 @@ pub struct Bench {
     /// An earlier bench.json: fail where this run is slower beyond what can be told.
     #[arg(long)]
     pub baseline: Option<PathBuf>,
+    /// Write bench.html as well: one page with plots of everything that was measured.
+    #[arg(long)]
+    pub html: bool,
     /// The folder for bench.json, bench.md and bench.svg (default: receipts in the target folder).
     #[arg(long)]
     pub out: Option<PathBuf>,

@@ -19,6 +19,7 @@ pub mod fixtures;
 pub mod gpu_smoke;
 pub mod kernels;
 pub mod lock;
+pub mod manual;
 pub mod models;
 pub mod preflight;
 pub mod proc;
@@ -66,6 +67,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Clean(args) => clean::run(ctx, args),
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),
+        Command::Manual(args) => manual::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
         Command::Crossval(args) => crossval::run(ctx, args),
         Command::Eval(args) => eval::run(ctx, args),

@@ -396,17 +396,22 @@ enum Ended {
 }
 
 /// The process group of a running child, known to the Ctrl-C handler until dropped.
-struct Group(Option<i32>);
+struct Group {
+    id: Option<i32>,
+    /// It came after Ctrl-C, so the handler may have missed it.
+    late: bool,
+}
 
 impl Group {
     fn register(pids: &[u32]) -> Self {
         let group = pids.first().and_then(|pid| i32::try_from(*pid).ok());
-        groups().extend(group);
-        Group(group)
+        let mut groups = groups();
+        groups.extend(group);
+        Group { id: group, late: INTERRUPTED.load(Ordering::Acquire) }
     }
 
     fn signal(&self, signal: i32) {
-        if let Some(group) = self.0 {
+        if let Some(group) = self.id {
             signal_group(group, signal);
         }
     }
@@ -427,7 +432,10 @@ impl Group {
                 None => {}
             }
             if asked.is_none() && !matches!(ended, Ended::ByItself) {
-                self.signal(libc::SIGTERM);
+                // After Ctrl-C the handler has asked already; a child takes a second time for a demand.
+                if self.late || matches!(ended, Ended::TimedOut) {
+                    self.signal(libc::SIGTERM);
+                }
                 asked = Some(Instant::now());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -438,7 +446,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
+        if let Some(group) = self.id {
             groups().remove(&group);
         }
     }

@@ -9,6 +9,7 @@ use crate::crossval::engines;
 use crate::ctx::Ctx;
 use crate::exit::{code_of, message_of};
 use crate::fixtures::{self, Mode};
+use crate::manual;
 use crate::proc::{self, Command, Finished, Stdout};
 use crate::report::{Reporter, State, table};
 use crate::tidy;
@@ -22,6 +23,7 @@ const NOT_RUN: &[&str] = &[
     "models and C++ references that are not in the cache: their comparisons",
     "building the C++ references (`cargo xtask reference build all`)",
     "GPUs and other CPU architectures",
+    "the web page in a browser (`ci/browser.sh`)",
 ];
 
 #[derive(Debug, Serialize)]
@@ -58,6 +60,7 @@ const STEPS: &[(&str, Step)] = &[
     ("tests", tests),
     ("tidy", tidy_step),
     ("fixtures", fixtures_step),
+    ("manual", manual_step),
 ];
 
 pub fn run(ctx: &Ctx, args: &cli::Test) -> Result<ExitCode> {
@@ -206,6 +209,10 @@ fn tidy_step(ctx: &Ctx) -> Result<Checked> {
 
 fn fixtures_step(ctx: &Ctx) -> Result<Checked> {
     Ok(Checked { detail: fixtures::generate(ctx, Mode::Check)?, problem: None })
+}
+
+fn manual_step(ctx: &Ctx) -> Result<Checked> {
+    Ok(Checked { detail: manual::check(ctx)?, problem: None })
 }
 
 /// Counts of the test harness's output, and what failing tests printed.

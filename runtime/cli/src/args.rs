@@ -1,9 +1,13 @@
 //! The command line of `bitnet`: types only, behaviour is in the modules of the same names.
 
+mod chat;
 mod engine;
+mod manual;
 mod rewrite;
 
+pub use chat::ChatCommandArgs;
 pub use engine::{DeviceArg, EngineArgs, WeightArgs};
+pub use manual::{CompletionsArgs, ManArgs};
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
 
 use super::models_args::ModelsCommand;
@@ -19,6 +23,7 @@ use std::path::PathBuf;
 Examples:
   bitnet run --model smollm2-135m --prompt 'The capital of France is' --max-tokens 32
   bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
+  bitnet chat --model model.gguf
   bitnet models fetch bitnet-2b4t
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
@@ -36,6 +41,8 @@ pub struct Cli {
 pub enum Command {
     /// Generate text
     Run(Box<RunArgs>),
+    /// Talk with a model in the terminal
+    Chat(Box<ChatCommandArgs>),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Write the logits of every position of a token sequence
@@ -59,12 +66,17 @@ pub enum Command {
     Kernels(KernelsArgs),
     /// Measure what this machine can do: read bandwidth and int8 operations
     Limits(LimitsArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Write man pages
+    Man(ManArgs),
 }
 
 impl Command {
     pub fn format(&self) -> Format {
         let json = match self {
             Command::Run(args) => args.json,
+            Command::Chat(_) => false,
             Command::Tokenize(args) => args.json,
             Command::Logits(args) => args.json,
             Command::Evaluate(_) => false,
@@ -76,6 +88,7 @@ impl Command {
             Command::Bench(args) => args.json,
             Command::Kernels(args) => args.json,
             Command::Limits(args) => args.json,
+            Command::Completions(_) | Command::Man(_) => false,
         };
         if json { Format::Json } else { Format::Human }
     }
@@ -278,6 +291,9 @@ pub struct InspectArgs {
     /// Positions to state the memory for (default: what the model was trained for, 4096 at most)
     #[arg(long, short, value_name = "N")]
     pub ctx_size: Option<usize>,
+    /// Write a page as well: sizes of the tensors, histograms of their codes and values
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

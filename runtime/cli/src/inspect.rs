@@ -6,7 +6,7 @@ use super::args::{Format, InspectArgs};
 use super::ctx::Ctx;
 use super::format::{Align, count, mebibytes, plain};
 use super::json::{ConfigSummary, InspectOutput, TensorSummary, TokenizerSummary};
-use super::{catalog, digest, inspect_run, settings, summary};
+use super::{catalog, digest, inspect_html, inspect_run, settings, summary};
 use bitforge_schema::catalog::{Catalog, Tokenizer as Named};
 use bitnet_runtime::generate::load_tokenizer;
 use bitnet_runtime::gguf::{Array, Gguf, Value, value_type_name};
@@ -29,6 +29,11 @@ pub fn run(ctx: &mut Ctx, args: &InspectArgs) -> Result<()> {
     output.memory = config.map(|config| inspect_run::memory(&gguf, &config, args.ctx_size)).transpose()?;
     output.kernels = inspect_run::kernels(&gguf, settings::kernel_request(&ctx.env, None)?)?;
     ctx.warn(&output.warnings);
+    if let Some(path) = &args.html {
+        let page = inspect_html::render(&gguf, &output)?;
+        std::fs::write(path, page).map_err(|source| Error::io(path, source))?;
+        ctx.note(format_args!("page {}", path.display()));
+    }
     match ctx.format {
         Format::Json => ctx.print_json(&output)?,
         Format::Human => ctx.print(&human(&output))?,

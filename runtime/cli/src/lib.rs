@@ -9,6 +9,7 @@
 mod args;
 mod bench;
 mod catalog;
+mod chat;
 mod convert;
 mod ctx;
 mod device_check;
@@ -16,12 +17,14 @@ mod digest;
 mod evaluate;
 mod format;
 mod inspect;
+mod inspect_html;
 mod inspect_run;
 mod json;
 mod kernels;
 mod lab;
 mod limits;
 mod logits;
+mod manual;
 mod measure;
 mod models;
 mod models_args;
@@ -68,6 +71,7 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
     ctx.fall_back(&ctx.env.unknown_variable_warnings())?;
     match command {
         Command::Run(args) => run::run(ctx, args),
+        Command::Chat(args) => chat::run(ctx, args),
         Command::Tokenize(args) => tokenize::run(ctx, args),
         Command::Logits(args) => logits::run(ctx, args),
         Command::Evaluate(args) => evaluate::run(ctx, args),
@@ -79,6 +83,8 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
         Command::Bench(args) => bench::run(ctx, args),
         Command::Kernels(args) => kernels::run(ctx, args),
         Command::Limits(args) => limits::run(ctx, args),
+        Command::Completions(args) => manual::completions(ctx, args),
+        Command::Man(args) => manual::man(ctx, args),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The prompt: where its text or its token ids come from, the chat template around it, and its token ids.
 
 use super::args::{ChatArgs, PromptArgs};
-use bitnet_runtime::chat::{AddGenerationPrompt, ChatContext, ChatTemplate, Message, Role};
+use bitnet_runtime::chat::{AddGenerationPrompt, ChatContext, ChatMode, ChatTemplate, Message, Role};
 use bitnet_runtime::tokenizer::{Bos, SpecialTokens, Tokenizer};
 use bitnet_runtime::{Error, Result};
 use std::io::Read;
@@ -40,9 +40,24 @@ pub fn encode(source: Source, chat: &ChatArgs, tokenizer: &Tokenizer, path: &Pat
     let Some(mode) = chat.chat else {
         return Ok(Prompt { tokens: encode(&text)?, template: None, stop_texts: &[] });
     };
-    let template = ChatTemplate::choose(mode, tokenizer.chat_template(), tokenizer.family(), path)?;
+    let template = template(mode, tokenizer, path)?;
     let system = chat.system.iter().map(|system| Message::new(Role::System, system.as_str()));
     let messages: Vec<Message> = system.chain([Message::new(Role::User, text)]).collect();
+    let tokens = encode_messages(&template, &messages, tokenizer)?;
+    Ok(Prompt { tokens, template: Some(template.name()), stop_texts: template.stop_texts() })
+}
+
+/// The template that `mode` means for the model at `path`.
+pub fn template(mode: ChatMode, tokenizer: &Tokenizer, path: &Path) -> Result<ChatTemplate> {
+    ChatTemplate::choose(mode, tokenizer.chat_template(), tokenizer.family(), path)
+}
+
+/// Token ids of a conversation, up to where the model's answer begins.
+pub fn encode_messages(
+    template: &ChatTemplate,
+    messages: &[Message],
+    tokenizer: &Tokenizer,
+) -> Result<Vec<u32>> {
     let token =
         |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned());
     let context = ChatContext {
@@ -50,8 +65,8 @@ pub fn encode(source: Source, chat: &ChatArgs, tokenizer: &Tokenizer, path: &Pat
         eos_token: token(tokenizer.eos()).unwrap_or_default(),
         now: SystemTime::now(),
     };
-    let text = template.render(&messages, AddGenerationPrompt::Yes, &context)?;
-    Ok(Prompt { tokens: encode(&text)?, template: Some(template.name()), stop_texts: template.stop_texts() })
+    let text = template.render(messages, AddGenerationPrompt::Yes, &context)?;
+    tokenizer.encode(&text, SpecialTokens::Parse, Bos::AsFileAsks)
 }
 
 /// The ids of `--prompt-tokens`, or the text of the other arguments.

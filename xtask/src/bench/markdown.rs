@@ -1,7 +1,7 @@
 //! The Markdown report of a benchmark.
 
 use super::noise::is_busy;
-use super::stats::Verdict;
+use super::stats::{Estimate, Verdict};
 use super::summary::{Scaling, summarize};
 use bitforge_receipt_schema::bench::Bench;
 use std::fmt::Write;
@@ -63,13 +63,7 @@ pub fn render(bench: &Bench, warnings: &[String]) -> String {
         line(&mut out, "| ours against | test | speed ratio | verdict | cannot tell below |");
         line(&mut out, "|---|---|---:|---|---:|");
         for comparison in &summary.comparisons {
-            let verdict = match (comparison.ratio.verdict(), comparison.ratio.interval) {
-                _ if is_busy(bench) => "not judged: the machine was busy",
-                (_, None) => "too few samples",
-                (Verdict::Faster, _) => "faster",
-                (Verdict::Slower, _) => "slower",
-                (Verdict::CannotTell, _) => "cannot tell",
-            };
+            let verdict = verdict(bench, &comparison.ratio);
             line(
                 &mut out,
                 &format!(
@@ -92,6 +86,17 @@ pub fn render(bench: &Bench, warnings: &[String]) -> String {
         line(&mut out, &format!("Warning: {warning}."));
     }
     out
+}
+
+/// What a ratio tells, in words.
+pub fn verdict(bench: &Bench, ratio: &Estimate) -> &'static str {
+    match (ratio.verdict(), ratio.interval) {
+        _ if is_busy(bench) => "not judged: the machine was busy",
+        (_, None) => "too few samples",
+        (Verdict::Faster, _) => "faster",
+        (Verdict::Slower, _) => "slower",
+        (Verdict::CannotTell, _) => "cannot tell",
+    }
 }
 
 fn scaled(scaling: &Scaling) -> String {

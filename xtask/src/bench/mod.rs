@@ -6,6 +6,7 @@
 //! between and after rounds. Deliberately absent: a speed without its samples.
 
 pub mod baseline;
+mod html;
 mod limits;
 pub mod markdown;
 pub mod noise;
@@ -438,12 +439,14 @@ fn report(ctx: &Ctx, args: &cli::Bench, bench: Bench, earlier: Option<&Bench>) -
     let text = markdown::render(&bench, &noise::warnings(&bench));
     let changes = earlier.map(|earlier| baseline::compare(&bench, earlier));
     let picture = svg::render(&bench);
+    let page = args.html.then(|| html::render(&bench, &noise::warnings(&bench)));
     let parents = store::parents_of(ctx, &["crossval", "model"], &bench.binary, &bench.model)?;
     let receipt = store::write(ctx, Body::Bench(Box::new(bench)), &parents)?;
     let json = store::text(&receipt)?;
     let dir = args.out.clone().map_or_else(|| store::folder(ctx), Ok)?;
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    for (name, content) in [("bench.json", &json), ("bench.md", &text), ("bench.svg", &picture)] {
+    let files = [("bench.json", &json), ("bench.md", &text), ("bench.svg", &picture)];
+    for (name, content) in files.into_iter().chain(page.iter().map(|page| ("bench.html", page))) {
         let path = dir.join(name);
         if path != receipt {
             std::fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
@@ -451,6 +454,9 @@ fn report(ctx: &Ctx, args: &cli::Bench, bench: Bench, earlier: Option<&Bench>) -
     }
     ctx.out.line(&text);
     ctx.out.line(format!("{} {}", ctx.out.mark(State::Ok), dir.join("bench.json").display()));
+    if page.is_some() {
+        ctx.out.line(format!("{} {}", ctx.out.mark(State::Ok), dir.join("bench.html").display()));
+    }
     if ctx.out.is_json() {
         ctx.out.json(&store::read(&receipt)?)?;
     }

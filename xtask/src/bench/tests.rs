@@ -184,3 +184,30 @@ fn sequences_and_depth_are_compared_with_one_in_an_empty_context() {
     let text = markdown::render(&bench, &[]);
     assert!(text.contains("tg10x4: 2.50 times") && text.contains("tg10@500: 5.00 ms more"), "{text}");
 }
+
+#[test]
+fn the_page_shows_what_the_receipt_says() {
+    let mut bench = made_up(1.0, 5);
+    let count = |id: &str, nanoseconds| KernelCount {
+        id: id.into(),
+        calls: 7,
+        rows: 9,
+        rescored_rows: 0,
+        bytes: 1_500_000_000,
+        nanoseconds,
+    };
+    bench.series[2].kernels = vec![count("i2_s.avx2", 3_000_000), count("f16.avx2", 1_000_000)];
+    let page = html::render(&bench, &["a <doubt>".to_string()]);
+    let holds = |text: &str| assert!(page.contains(text), "the page lacks {text}");
+    holds("Speed of m.gguf with random weights");
+    holds("Warning: a &lt;doubt&gt;.");
+    for row in summary::summarize(&bench).rows {
+        holds(&format!("<td class=\"n\">{:.3}</td>", row.median));
+    }
+    holds("llama (&lt;other&gt;.gguf)");
+    holds("tg64: i2_s.avx2 75.0%");
+    holds("<td>f16.avx2</td><td class=\"n\">7</td>");
+    let ratio = summary::summarize(&bench).comparisons[0].ratio;
+    holds(&format!("<td class=\"n\">{:.4}</td>", ratio.median));
+    assert!(!page.contains("NaN"));
+}

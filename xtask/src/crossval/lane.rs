@@ -54,6 +54,11 @@ pub struct Report {
     pub detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub positions: Vec<Position>,
+    /// What `operations` counts, and what our kernels counted: for the page.
+    #[serde(skip)]
+    pub all_operations: Vec<Operation>,
+    #[serde(skip)]
+    pub kernels: Vec<KernelCount>,
     #[serde(skip)]
     pub code: ExitCode,
 }
@@ -95,6 +100,8 @@ impl Comparison<'_> {
             blame: None,
             detail: String::new(),
             positions: Vec::new(),
+            all_operations: Vec::new(),
+            kernels: Vec::new(),
             code: ExitCode::Ok,
         };
         match self.compare(case, &mut report) {
@@ -178,6 +185,8 @@ impl Comparison<'_> {
                 problems.push(format!("the free run's lowest cosine is {lowest:.6}"));
             }
         }
+        report.all_operations = operations.clone();
+        report.kernels = our_run.kernels.clone();
         report.metrics = Some(metrics);
         report.verdict = if problems.is_empty() { Verdict::Agrees } else { Verdict::Diverges };
         if !problems.is_empty() {

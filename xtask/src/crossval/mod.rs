@@ -8,6 +8,7 @@
 pub mod blame;
 pub mod engines;
 mod fixture;
+mod html;
 pub mod lane;
 pub mod metrics;
 pub mod settings;
@@ -53,6 +54,9 @@ pub struct CrossvalArgs {
     /// Where a wrong matrix product is found, write its row here
     #[arg(long, value_name = "DIR")]
     pub write_fixture: Option<PathBuf>,
+    /// Write crossval.html beside the receipts: one page with every position, layer and operation
+    #[arg(long)]
+    pub html: bool,
 }
 
 /// The engine that ours is compared with.
@@ -149,6 +153,14 @@ pub fn run(ctx: &Ctx, args: &CrossvalArgs) -> Result<ExitCode> {
     let (reports, identity) = compare(ctx, args, &settings, &cases)?;
     if args.subject.is_none() {
         write_receipt(ctx, &reports, &cases, &settings, args, Vec::new())?;
+    }
+    if args.html {
+        let dir = store::folder(ctx)?;
+        std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        let path = dir.join("crossval.html");
+        let page = html::render(&reports, &settings.thresholds, &identity);
+        std::fs::write(&path, page).with_context(|| format!("writing {}", path.display()))?;
+        ctx.out.line(format!("page: {}", path.display()));
     }
     let code = code(&reports, args.model.is_some());
     if ctx.out.is_json() {

@@ -3,6 +3,7 @@
 //! No network, no model download, nothing timed. Snapshots are in `snapshots/`; refresh them with
 //! `INSTA_UPDATE=always cargo test -p bitnet-runtime --test it` and read the difference.
 
+mod chat;
 mod errors;
 mod fetch_cache;
 mod fetch_cli;
@@ -13,7 +14,9 @@ mod golden;
 mod interrupt;
 mod kernels;
 mod logits;
+mod pages;
 mod perplexity;
+mod pty;
 mod receipt;
 mod reference;
 mod replay;
