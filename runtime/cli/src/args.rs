@@ -2,9 +2,13 @@
 
 mod engine;
 mod rewrite;
+#[cfg(feature = "server")]
+mod serve;
 
 pub use engine::{DeviceArg, EngineArgs, WeightArgs};
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
+#[cfg(feature = "server")]
+pub use serve::ServeArgs;
 
 use super::models_args::ModelsCommand;
 use bitnet_runtime::chat::ChatMode;
@@ -19,6 +23,7 @@ use std::path::PathBuf;
 Examples:
   bitnet run --model smollm2-135m --prompt 'The capital of France is' --max-tokens 32
   bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
+  bitnet serve --model smollm2-135m
   bitnet models fetch bitnet-2b4t
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
@@ -36,6 +41,9 @@ pub struct Cli {
 pub enum Command {
     /// Generate text
     Run(Box<RunArgs>),
+    /// Serve the model over HTTP, with OpenAI's interface and a page to chat with
+    #[cfg(feature = "server")]
+    Serve(Box<ServeArgs>),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Write the logits of every position of a token sequence
@@ -65,6 +73,8 @@ impl Command {
     pub fn format(&self) -> Format {
         let json = match self {
             Command::Run(args) => args.json,
+            #[cfg(feature = "server")]
+            Command::Serve(args) => args.json,
             Command::Tokenize(args) => args.json,
             Command::Logits(args) => args.json,
             Command::Evaluate(_) => false,
@@ -89,7 +99,7 @@ pub enum Format {
 }
 
 /// Which file, and how its bytes are taken.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
     /// A GGUF file, or a model that was fetched (`bitnet models list`)
     #[arg(long, short, value_name = "PATH|NAME")]
@@ -133,7 +143,7 @@ pub struct ChatArgs {
 }
 
 /// Settings of the sampling chain, in the order they apply; the defaults are llama.cpp's.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Divide (positive) or multiply (negative) logits of tokens that occurred; 1 is off

@@ -109,7 +109,7 @@ fn stop_strings(arguments: &[String], of_template: &[&str]) -> Vec<String> {
     arguments.chain(of_template.iter().map(|text| text.to_string())).collect()
 }
 
-fn sampling_params(args: &SamplingArgs) -> SamplingParams {
+pub fn sampling_params(args: &SamplingArgs) -> SamplingParams {
     SamplingParams {
         temperature: args.temperature,
         top_k: args.top_k,

@@ -19,5 +19,5 @@ pub use http::openapi::document as openapi;
 pub use model::{About, Loaded};
 pub use scheduler::SchedulerLimits;
 pub use scheduler::queue::QueueLimits;
-pub use server::{End, Server, log_selection};
+pub use server::{End, Server};
 pub use settings::{ApiKey, HttpLimits, Settings, TlsFiles};

@@ -86,9 +86,14 @@ impl Server {
         self.app.load()?;
         if let Ok(engine) = self.app.engine() {
             let facts = &engine.model.facts;
-            log_selection("backend", &facts.backend);
-            log_selection("kernels", &facts.selection);
-            tracing::info!(model = facts.model.id, context = facts.engine.context_size, "ready");
+            let (backend, kernels) = (&facts.backend.selected, &facts.selection.selected);
+            tracing::info!(
+                model = facts.model.id,
+                context = facts.engine.context_size,
+                backend,
+                kernels,
+                "ready"
+            );
         }
         Ok(())
     }
@@ -174,18 +179,6 @@ impl Signals {
         })
         .await;
     }
-}
-
-/// One line per choice, with everything that led to it.
-pub fn log_selection(what: &str, selection: &bitforge_schema::selection::Selection) {
-    tracing::info!(
-        requested = selection.requested,
-        compiled = selection.compiled.join(","),
-        detected = selection.detected.join(","),
-        selected = selection.selected,
-        reason = selection.reason,
-        "{what} selected"
-    );
 }
 
 /// Lets the process have as many descriptors as the system allows: each connection is one.

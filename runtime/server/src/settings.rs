@@ -25,6 +25,8 @@ pub struct Settings {
     pub scheduler: SchedulerLimits,
     /// What requests that do not say get.
     pub sampling: SamplingParams,
+    /// The seed of requests that give none; `None` takes a random one each time.
+    pub seed: Option<u64>,
     /// Tokens of an answer where the request does not say; `None` fills the context.
     pub max_tokens: Option<usize>,
     /// How long answers under way may take when the server is told to stop.
@@ -47,6 +49,7 @@ impl Default for Settings {
             queue: QueueLimits { all: 256, per_client: 128 },
             scheduler: SchedulerLimits { slots: 16, kept_sequences: 32 },
             sampling: SamplingParams::default(),
+            seed: None,
             max_tokens: None,
             drain: Duration::from_secs(30),
             log_prompts: false,

@@ -10,6 +10,7 @@ use crate::api::reply::{PromptTokensDetails, Usage};
 use crate::engine_thread::EngineThread;
 use crate::grammar::Grammar;
 use crate::scheduler::job::{Client, Event, Job, Piece};
+use crate::settings::Settings;
 use axum::http::StatusCode;
 use bitnet_runtime::generate::{AtEndOfSequence, FinishReason, StopRules};
 use bitnet_runtime::sampling::{SamplingParams, rng};
@@ -76,7 +77,7 @@ pub fn begin(
         let message = format!("{choices} choices were asked for, where 1 to {most} are given");
         return Err(ApiError::invalid(message).param("n"));
     }
-    let sampling = sampling(&app.settings.sampling, options)?;
+    let sampling = sampling(&app.settings, options)?;
     let bias = bias(options, model.tokenizer.real_vocab_size())?;
     let mut strings = options.stop.as_ref().map(|stop| stop.strings()).unwrap_or_default();
     if strings.len() > STOPS || strings.iter().any(String::is_empty) {
@@ -226,7 +227,9 @@ fn check_prompt(prompt: &[u32], context: usize, vocabulary: usize) -> Result<(),
     }
 }
 
-fn sampling(defaults: &SamplingParams, options: &Options) -> Result<SamplingParams, ApiError> {
+fn sampling(settings: &Settings, options: &Options) -> Result<SamplingParams, ApiError> {
+    let defaults = &settings.sampling;
+    let seed = options.seed.map(|seed| seed as u64).or(settings.seed);
     let params = SamplingParams {
         temperature: options.temperature.unwrap_or(defaults.temperature),
         top_k: options.top_k.map_or(defaults.top_k, |k| k as usize),
@@ -236,7 +239,7 @@ fn sampling(defaults: &SamplingParams, options: &Options) -> Result<SamplingPara
         presence_penalty: options.presence_penalty.unwrap_or(defaults.presence_penalty),
         frequency_penalty: options.frequency_penalty.unwrap_or(defaults.frequency_penalty),
         penalty_window: defaults.penalty_window,
-        seed: options.seed.map_or_else(rng::random_seed, |seed| seed as u64),
+        seed: seed.unwrap_or_else(rng::random_seed),
     };
     let ranges = [
         ("temperature", params.temperature, 0.0, 100.0),
