@@ -18,5 +18,7 @@ mod receipt;
 mod reference;
 mod replay;
 mod rewrite;
+#[cfg(feature = "server")]
+mod serve;
 mod snapshots;
 mod support;

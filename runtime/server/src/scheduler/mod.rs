@@ -244,7 +244,9 @@ impl<'t> Scheduler<'t> {
                 Ok(Ok(())) => {
                     self.metrics.batch_rows.observe(self.batch.len() as f64);
                     for part in &self.parts {
-                        self.slots[part.slot].evaluated += part.rows;
+                        let slot = &mut self.slots[part.slot];
+                        slot.evaluated += part.rows;
+                        slot.suspect &= part.wanted.is_none();
                     }
                     return Ok(());
                 }
@@ -311,7 +313,7 @@ impl<'t> Scheduler<'t> {
         self.metrics.engine_failures.add(1);
         let mut culprit = None;
         match self.parts[..] {
-            [part] if self.slots[part.slot].outcome.is_none() => {
+            [part] => {
                 let slot = &self.slots[part.slot];
                 tracing::error!(reason = why, "the engine failed on a request");
                 fail(&slot.job, Failure::Engine(why.to_owned()));
@@ -324,8 +326,7 @@ impl<'t> Scheduler<'t> {
                     "the engine failed on a batch; its requests are tried one by one"
                 );
                 for part in &self.parts {
-                    let slot = &mut self.slots[part.slot];
-                    slot.suspect = slot.outcome.is_none();
+                    self.slots[part.slot].suspect = true;
                 }
             }
         }
@@ -340,7 +341,6 @@ impl<'t> Scheduler<'t> {
         let mut ended = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(outcome) = slot.outcome.take() else { continue };
-            slot.suspect = false;
             let is_first = slot.first.is_none();
             match outcome.and_then(|chosen| slot.take(chosen, self.context, self.tokenizer)) {
                 Ok(Progress::GoesOn) => self.metrics.generated_tokens.add(1),

@@ -227,7 +227,6 @@ fn a_panic_costs_the_request_that_makes_it_and_no_other() {
     let mut got = run(&mut scheduler, jobs, 2);
     let culprit = got.remove(3);
     assert!(matches!(&culprit.failure, Some(Failure::Engine(_))), "{:?}", culprit.failure);
-    assert!(culprit.texts.is_empty());
     assert_equal(&got, &expected);
     assert!(metrics.engine_failures.get() >= 2, "in a batch, then alone");
 }
