@@ -70,13 +70,8 @@ pub fn begin(
     extra: Extra,
 ) -> Result<Answer, ApiError> {
     let model = &engine.model;
-    let n = options.n.unwrap_or(1) as usize;
-    let (most, choices) = (app.settings.limits.choices, n * extra.prompts.len());
-    if n == 0 || choices > most || choices > app.settings.scheduler.slots {
-        let most = most.min(app.settings.scheduler.slots);
-        let message = format!("{choices} choices were asked for, where 1 to {most} are given");
-        return Err(ApiError::invalid(message).param("n"));
-    }
+    let n = choices_of_each(app, options, extra.prompts.len())?;
+    let choices = n * extra.prompts.len();
     let sampling = sampling(&app.settings, options)?;
     let bias = bias(options, model.tokenizer.real_vocab_size())?;
     let mut strings = options.stop.as_ref().map(|stop| stop.strings()).unwrap_or_default();
@@ -113,6 +108,22 @@ pub fn begin(
         app.submit(&engine, job)?;
     }
     Ok(Answer { engine, choices, usage, events, first: None, finished: 0 })
+}
+
+/// `n`, checked: nothing may be sized by it before.
+///
+/// # Errors
+/// None or too many, all prompts together.
+pub fn choices_of_each(app: &App, options: &Options, prompts: usize) -> Result<usize, ApiError> {
+    let n = options.n.unwrap_or(1) as usize;
+    let most = app.settings.limits.choices.min(app.settings.scheduler.slots);
+    match n.checked_mul(prompts) {
+        Some(1..) if n * prompts <= most => Ok(n),
+        _ => {
+            let message = format!("{n} choices of {prompts} prompts were asked for, 1 to {most} are given");
+            Err(ApiError::invalid(message).param("n"))
+        }
+    }
 }
 
 impl Answer {

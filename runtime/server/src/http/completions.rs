@@ -1,6 +1,6 @@
 //! `POST /v1/completions`: text that goes on from a prompt, in OpenAI's older form.
 
-use super::answer::{Answer, Extra, Part, Whole, begin, check_model};
+use super::answer::{Answer, Extra, Part, Whole, begin, check_model, choices_of_each};
 use super::app::{App, now};
 use super::errors::{ApiError, json, json_response};
 use super::sse::{self, Chunks};
@@ -63,7 +63,7 @@ fn prepare(
     if app.settings.log_prompts {
         tracing::info!(?texts, "prompt");
     }
-    let n = options.n.unwrap_or(1) as usize;
+    let n = choices_of_each(app, &options, prompts.len())?;
     let echo = fields.echo.unwrap_or(false);
     let each = texts.into_iter().flat_map(|text| std::iter::repeat_n(text, n));
     let before: Vec<String> = each.map(|text| if echo { text } else { String::new() }).collect();
