@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `bitnet serve` must hold with clients that are not ours: the openai packages for Python and JavaScript, curl,
 # schemathesis against the committed OpenAPI file, and load with wrk. Everything runs on loopback and ends by itself.
-# Usage: ci/serve.sh clients|schema|load|llama-server [SECONDS]  (BINARY and MODEL from the environment; without an
+# Usage: ci/serve.sh clients|schema|load [SECONDS]  (BINARY and MODEL from the environment; without an
 # argument clients, schema and a short load). Needs python3, and for its part npm, wrk (Debian) and the network for packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,9 +63,11 @@ clients() {
 schema() {
   venv
   start --ctx-size 128 --max-tokens 4 --parallel 16
-  target/serve-venv/bin/schemathesis run docs/reference/openapi.json --url "$url" \
+  local root=$PWD
+  # It keeps what it found in the folder where it runs.
+  (cd "$out" && "$root/target/serve-venv/bin/schemathesis" run "$root/docs/reference/openapi.json" --url "$url" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,unsupported_method,negative_data_rejection \
-    --max-examples "${1:-60}" --workers 1 --seed 1 --request-timeout 60 --no-color
+    --max-examples "${1:-60}" --workers 1 --seed 1 --request-timeout 60 --no-color)
   stop
 }
 
@@ -78,7 +80,6 @@ case ${1:-all} in
   clients) clients ;;
   schema) schema "${2:-}" ;;
   load) load "${2:-}" ;;
-  llama-server) python3 tools/serve/beside_llama.py "$binary" "$model" "${LLAMA_SERVER:?set it to the llama-server to compare with}" ;;
   all) clients; schema; load ;;
   *) say "unknown: $1"; exit 2 ;;
 esac

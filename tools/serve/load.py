@@ -14,31 +14,12 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def get(url, body=None):
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, data=body and json.dumps(body).encode(), headers=headers)
-    with urllib.request.urlopen(request, timeout=600) as reply:
-        return reply.read().decode()
+from load_requests import get, requests
 
 
 def metric(url, name):
     return float(re.search(rf"^{name} (\S+)$", get(f"{url}/metrics"), re.M)[1])
-
-
-def requests(context):
-    """Short questions and long ones that begin alike; the long ones are most of a context of 512."""
-    words = (ROOT / "fixtures/trained/held-out.txt").read_text().split()
-    room = min(context // 4, 300)
-    for i in range(48):
-        start, length = 211 * i, [6, 20, 60, room][i % 4]
-        beginning = " ".join(words[:40]) + " " if i % 3 == 0 and length + 60 < context // 2 else ""
-        prompt = beginning + " ".join(words[start : start + length])
-        yield {"prompt": prompt, "max_tokens": 16 + i % 17, "temperature": 0, "echo": True}
 
 
 def lua(text):

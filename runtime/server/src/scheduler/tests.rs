@@ -208,7 +208,8 @@ fn faulty(bad: Option<u32>, once: bool) -> impl Fn() -> Result<Box<dyn Sequences
     let once = Arc::new(AtomicBool::new(once));
     move || {
         let engine = Box::new(engine(512, 4));
-        Ok(Box::new(Faulty { engine, bad, once: Arc::clone(&once) }) as Box<dyn Sequences>)
+        Ok(Box::new(Faulty { engine, bad, once: Arc::clone(&once), gate: Arc::default() })
+            as Box<dyn Sequences>)
     }
 }
 

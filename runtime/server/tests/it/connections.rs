@@ -2,7 +2,7 @@
 
 use crate::client::{connect, get, head, post, read};
 use crate::support::*;
-use bitnet_server::{End, HttpLimits, SchedulerLimits, Settings};
+use bitnet_server::{End, HttpLimits, SchedulerLimits, Server, Settings};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -15,17 +15,22 @@ fn endless() -> serde_json::Value {
 #[test]
 fn a_client_that_vanishes_frees_its_slot() {
     let limits = SchedulerLimits { slots: 1, kept_sequences: 0 };
-    let server = start(Settings { scheduler: limits, ..settings() });
+    let (loader, gate) = gated();
+    let server = Server::start(Settings { scheduler: limits, ..settings() }, loader).unwrap();
     let address = server.address();
     let body = endless().to_string();
+    let request = head("POST", "/v1/completions", &[], Some(body.len())) + &body;
     let mut gone = connect(address);
-    gone.write_all((head("POST", "/v1/completions", &[], Some(body.len())) + &body).as_bytes()).unwrap();
-    let mut some = [0; 2000];
-    gone.read_exact(&mut some).unwrap();
+    gone.write_all(request.as_bytes()).unwrap();
+    gone.read_exact(&mut [0; 1000]).unwrap();
+    let held = gate.lock().unwrap();
     // One that waits for the slot, and goes as well.
     let mut waiting = connect(address);
-    waiting.write_all((head("POST", "/v1/completions", &[], Some(body.len())) + &body).as_bytes()).unwrap();
+    waiting.write_all(request.as_bytes()).unwrap();
+    until_taken(address, 1.0, 1.0);
     drop((gone, waiting));
+    eventually("their connections end", || metric(address, "bitnet_connections") == 1.0);
+    drop(held);
     let reply = post(address, "/v1/completions", &json!({ "prompt": "And", "max_tokens": 4 })).json();
     assert_eq!(reply["choices"][0]["text"], alone("And", 4));
     eventually("both are counted", || metric(address, "bitnet_requests_cancelled_total") == 2.0);
@@ -83,37 +88,31 @@ fn who_does_not_read_is_given_up_and_holds_up_nobody() {
 #[test]
 fn what_is_under_way_is_finished_before_the_end() {
     let limits = SchedulerLimits { slots: 4, kept_sequences: 4 };
-    let server = start(Settings { scheduler: limits, ..settings() });
+    let (loader, gate) = gated();
+    let server = Server::start(Settings { scheduler: limits, ..settings() }, loader).unwrap();
     let address = server.address();
-    let clients: Vec<_> = (0..12)
-        .map(|i| {
-            let request =
-                json!({ "prompt": "And it came to pass", "max_tokens": 60 + i, "stream": i % 2 == 0 });
-            std::thread::spawn(move || post(address, "/v1/completions", &request))
-        })
-        .collect();
-    eventually("some run and some wait", || {
-        metric(address, "bitnet_active_answers") == 4.0 && metric(address, "bitnet_queued_requests") > 0.0
-    });
+    let held = gate.lock().unwrap();
+    let ask = |i: usize| {
+        let request = json!({ "prompt": "And it came to pass", "max_tokens": 20 + i, "stream": i % 2 == 0 });
+        std::thread::spawn(move || post(address, "/v1/completions", &request))
+    };
+    // The engine begins with the first and waits at the gate.
+    let mut clients = vec![ask(0)];
+    until_taken(address, 1.0, 0.0);
+    clients.extend((1..12).map(ask));
+    until_taken(address, 1.0, 11.0);
     let end = std::thread::spawn(move || server.shut_down());
-    eventually("it says so", || {
-        let Ok(mut late) = std::net::TcpStream::connect(address) else { return true };
-        let mut reply = String::new();
-        let asked = late.write_all(head("GET", "/ready", &[], None).as_bytes());
-        asked.is_err() || late.read_to_string(&mut reply).is_err() || !reply.starts_with("HTTP/1.1 200")
-    });
+    eventually("it says so", || get(address, "/ready").status == 503);
+    let late = post(address, "/v1/completions", &json!({ "prompt": "And" }));
+    assert_eq!((late.error().3.as_deref(), late.header("retry-after")), (Some("shutting_down"), Some("5")));
+    drop(held);
     for (i, client) in clients.into_iter().enumerate() {
         let reply = client.join().unwrap();
-        if reply.status == 503 {
-            // It came after the end had begun.
-            assert_eq!(reply.error().3.as_deref(), Some("shutting_down"));
-            continue;
-        }
         let text: String = match i % 2 {
             0 => reply.events().iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect(),
             _ => reply.json()["choices"][0]["text"].as_str().unwrap().to_owned(),
         };
-        assert_eq!(text, alone("And it came to pass", 60 + i), "client {i}");
+        assert_eq!(text, alone("And it came to pass", 20 + i), "client {i}");
     }
     assert_eq!(end.join().unwrap(), End::Drained);
     assert!(std::net::TcpStream::connect(address).is_err());
@@ -121,14 +120,17 @@ fn what_is_under_way_is_finished_before_the_end() {
 
 #[test]
 fn answers_that_take_too_long_are_cut_off_at_the_end() {
-    let server = start(Settings { drain: Duration::ZERO, ..settings() });
+    let (loader, gate) = gated();
+    let server = Server::start(Settings { drain: Duration::ZERO, ..settings() }, loader).unwrap();
     let address = server.address();
-    let client = std::thread::spawn(move || {
-        let request = json!({ "prompt": "And", "max_tokens": 500, "ignore_eos": true, "n": 8 });
-        post(address, "/v1/completions", &request)
-    });
-    eventually("it runs", || metric(address, "bitnet_active_answers") > 0.0);
-    assert_eq!(server.shut_down(), End::CutOff);
+    let held = gate.lock().unwrap();
+    let request = json!({ "prompt": "And", "max_tokens": 500, "ignore_eos": true, "n": 8 });
+    let client = std::thread::spawn(move || post(address, "/v1/completions", &request));
+    until_taken(address, 1.0, 0.0);
+    let end = std::thread::spawn(move || server.shut_down());
+    eventually("it says so", || get(address, "/ready").status == 503);
+    drop(held);
+    assert_eq!(end.join().unwrap(), End::CutOff);
     let error = client.join().unwrap().error();
     assert_eq!((error.0, error.3.as_deref()), (503, Some("shutting_down")));
 }

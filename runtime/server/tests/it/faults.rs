@@ -1,27 +1,19 @@
 //! What must not bring the server down: a failing engine, and input that is no request.
 
 use crate::client::{connect, get, post, read, send};
-use crate::faulty::Faulty;
 use crate::support::*;
-use bitnet_server::{HttpLimits, Loaded, Server, Settings};
+use bitnet_server::{HttpLimits, Server, Settings};
 use serde_json::json;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 const TEXT: &str = "/v1/completions";
 
 #[test]
 fn a_panic_of_the_engine_is_a_500_for_one_request() {
-    let once = Arc::new(AtomicBool::new(false));
     // A token that no greedy answer here has.
     let bad = 2000;
-    let loader = Arc::new(move || {
-        let Loaded { sequences, model } = Loaded::new(engine(4), &about())?;
-        let sequences = Box::new(Faulty { engine: sequences, bad: Some(bad), once: Arc::clone(&once) });
-        Ok(Loaded { sequences, model })
-    });
-    let server = Server::start(settings(), loader).unwrap();
+    let server = Server::start(settings(), faulty(Some(bad), Arc::default())).unwrap();
     let address = server.address();
     let others: Vec<_> = (0..6)
         .map(|i| {

@@ -1,16 +1,17 @@
-//! An engine that panics on purpose.
+//! An engine that panics or waits on purpose.
 
 use bitnet_runtime::Result;
 use bitnet_runtime::engine::pages::{PageUse, SequenceId};
 use bitnet_runtime::engine::{Answer, Batch, Sequences};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// Panics at one token, and once.
+/// Panics at one token, and once; waits for whoever holds the gate.
 pub struct Faulty {
     pub engine: Box<dyn Sequences>,
     pub bad: Option<u32>,
     pub once: Arc<AtomicBool>,
+    pub gate: Arc<Mutex<()>>,
 }
 
 impl Sequences for Faulty {
@@ -45,6 +46,7 @@ impl Sequences for Faulty {
         self.engine.shift(id, keep, discard)
     }
     fn evaluate(&mut self, batch: &Batch, answer: &mut dyn FnMut(usize, Answer<'_>)) -> Result<()> {
+        drop(self.gate.lock());
         assert!(!batch.rows().iter().any(|row| Some(row.token) == self.bad), "planted at a token");
         self.engine.evaluate(batch, answer)?;
         // After all was answered.

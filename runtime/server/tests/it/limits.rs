@@ -1,10 +1,9 @@
 //! Queues that are full, deadlines, and being ready before the model is.
 
-use crate::client::{connect, get, head, post};
+use crate::client::{get, post};
 use crate::support::*;
 use bitnet_server::{HttpLimits, Loaded, QueueLimits, SchedulerLimits, Server, Settings};
 use serde_json::json;
-use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -15,40 +14,32 @@ fn a_full_queue_says_when_to_come_back() {
         queue: QueueLimits { all: 1, per_client: 1 },
         ..settings()
     };
-    let server = start(settings);
+    let (loader, gate) = gated();
+    let server = Server::start(settings, loader).unwrap();
     let address = server.address();
-    let body =
-        json!({ "prompt": "And", "max_tokens": 100_000, "ignore_eos": true, "stream": true }).to_string();
-    let open = |first: bool| {
-        let mut stream = connect(address);
-        stream
-            .write_all((head("POST", "/v1/completions", &[], Some(body.len())) + &body).as_bytes())
-            .unwrap();
-        if first {
-            stream.read_exact(&mut [0; 500]).unwrap();
-        }
-        stream
-    };
-    let running = open(true);
-    let waiting = open(false);
-    // The first may end meanwhile; then there is one place more, which the loop takes.
-    let mut held = vec![running, waiting];
-    eventually("one is too many", || {
-        let reply =
-            post(address, "/v1/completions", &json!({ "prompt": "And", "max_tokens": 1, "stream": true }));
-        if reply.status != 429 {
-            held.push(open(false));
-            return false;
-        }
-        let after: u64 = reply.header("retry-after").unwrap().parse().unwrap();
-        let error = reply.error();
-        assert_eq!((error.2.as_str(), error.3.as_deref()), ("rate_limit_error", Some("rate_limit_exceeded")));
-        (1..=120).contains(&after)
-    });
+    let complete = move || post(address, "/v1/completions", &json!({ "prompt": "And", "max_tokens": 4 }));
+    let held = gate.lock().unwrap();
+    let running = std::thread::spawn(complete);
+    until_taken(address, 1.0, 0.0);
+    let waiting = std::thread::spawn(complete);
+    until_taken(address, 1.0, 1.0);
+    let reply = complete();
+    let after: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=120).contains(&after));
+    let error = reply.error();
+    assert_eq!(
+        (error.0, error.2.as_str(), error.3.as_deref()),
+        (429, "rate_limit_error", Some("rate_limit_exceeded"))
+    );
+    // The engine does not move, and nobody else waits for it.
+    for path in ["/health", "/ready", "/props", "/v1/models", "/metrics"] {
+        assert_eq!(get(address, path).status, 200, "{path}");
+    }
     drop(held);
-    eventually("there is room again", || {
-        post(address, "/v1/completions", &json!({ "prompt": "And", "max_tokens": 1 })).status == 200
-    });
+    for client in [running, waiting] {
+        assert_eq!(client.join().unwrap().json()["choices"][0]["text"], alone("And", 4));
+    }
+    assert_eq!(complete().status, 200, "there is room again");
     server.shut_down();
 }
 

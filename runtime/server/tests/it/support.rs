@@ -1,6 +1,7 @@
 //! Servers for tests, and what answers must be.
 
 use crate::client;
+use crate::faulty::Faulty;
 use bitforge_schema::selection::Selection;
 use bitnet_runtime::chat::ChatMode;
 use bitnet_runtime::engine::{Engine, EngineOptions};
@@ -35,6 +36,21 @@ pub fn about() -> About {
 
 pub fn loader(sequences: usize) -> Loader {
     Arc::new(move || Loaded::new(engine(sequences), &about()))
+}
+
+/// As [`loader`], of an engine that waits while somebody holds the gate.
+pub fn gated() -> (Loader, Arc<Mutex<()>>) {
+    let gate: Arc<Mutex<()>> = Arc::default();
+    (faulty(None, Arc::clone(&gate)), gate)
+}
+
+/// An engine that panics at the token `bad`.
+pub fn faulty(bad: Option<u32>, gate: Arc<Mutex<()>>) -> Loader {
+    Arc::new(move || {
+        let Loaded { sequences, model } = Loaded::new(engine(4), &about())?;
+        let (once, gate) = (Arc::default(), Arc::clone(&gate));
+        Ok(Loaded { sequences: Box::new(Faulty { engine: sequences, bad, once, gate }), model })
+    })
 }
 
 /// Settings for a free port, greedy where a request does not say.
@@ -75,6 +91,14 @@ pub fn metric(address: SocketAddr, name: &str) -> f64 {
     let line = reply.text().lines().find(|line| line.split(' ').next() == Some(name));
     let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
     value.unwrap_or_else(|| panic!("no {name} in {}", reply.text()))
+}
+
+/// Waits until so many requests were taken up by the engine, and so many more wait.
+pub fn until_taken(address: SocketAddr, running: f64, waiting: f64) {
+    eventually("requests are there", || {
+        metric(address, "bitnet_queue_seconds_count") == running
+            && metric(address, "bitnet_queued_requests") == waiting
+    });
 }
 
 /// Waits for what happens soon; gives up where it does not happen at all.
