@@ -4,11 +4,15 @@ mod chat;
 mod engine;
 mod manual;
 mod rewrite;
+#[cfg(feature = "server")]
+mod serve;
 
 pub use chat::ChatCommandArgs;
 pub use engine::{DeviceArg, EngineArgs, WeightArgs};
 pub use manual::{CompletionsArgs, ManArgs};
 pub use rewrite::{ConvertArgs, QuantizeArgs, RewriteArgs, WeightScaleArg};
+#[cfg(feature = "server")]
+pub use serve::ServeArgs;
 
 use super::models_args::ModelsCommand;
 use bitnet_runtime::chat::ChatMode;
@@ -24,6 +28,7 @@ Examples:
   bitnet run --model smollm2-135m --prompt 'The capital of France is' --max-tokens 32
   bitnet run --model model.gguf --chat --prompt 'Why is the sky blue?' --temperature 0
   bitnet chat --model model.gguf
+  bitnet serve --model smollm2-135m
   bitnet models fetch bitnet-2b4t
   bitnet inspect --model model.gguf
   bitnet bench --model model.gguf --pp 512 --tg 128
@@ -43,6 +48,9 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Talk with a model in the terminal
     Chat(Box<ChatCommandArgs>),
+    /// Serve the model over HTTP, with OpenAI's interface and a page to chat with
+    #[cfg(feature = "server")]
+    Serve(Box<ServeArgs>),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Write the logits of every position of a token sequence
@@ -77,6 +85,8 @@ impl Command {
         let json = match self {
             Command::Run(args) => args.json,
             Command::Chat(_) => false,
+            #[cfg(feature = "server")]
+            Command::Serve(args) => args.json,
             Command::Tokenize(args) => args.json,
             Command::Logits(args) => args.json,
             Command::Evaluate(_) => false,
@@ -102,7 +112,7 @@ pub enum Format {
 }
 
 /// Which file, and how its bytes are taken.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
     /// A GGUF file, or a model that was fetched (`bitnet models list`)
     #[arg(long, short, value_name = "PATH|NAME")]
@@ -146,7 +156,7 @@ pub struct ChatArgs {
 }
 
 /// Settings of the sampling chain, in the order they apply; the defaults are llama.cpp's.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Divide (positive) or multiply (negative) logits of tokens that occurred; 1 is off

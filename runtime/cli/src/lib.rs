@@ -23,6 +23,7 @@ mod json;
 mod kernels;
 mod lab;
 mod limits;
+mod log;
 mod logits;
 mod manual;
 mod measure;
@@ -39,6 +40,8 @@ mod receipt;
 mod replay;
 mod rewrite;
 mod run;
+#[cfg(feature = "server")]
+mod serve;
 mod settings;
 mod summary;
 mod tokenize;
@@ -50,6 +53,7 @@ use bitforge_schema::exit::ExitCode;
 use bitnet_runtime::{Error, Result};
 use clap::Parser;
 use ctx::Ctx;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Runs the command of this process's arguments.
 pub fn main() -> std::process::ExitCode {
@@ -60,6 +64,15 @@ pub fn main() -> std::process::ExitCode {
 pub fn run(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
     let command = Cli::parse_from(args).command;
     let mut ctx = Ctx::new(Env::from_process(), command.format());
+    let quiet = match command {
+        #[cfg(feature = "server")]
+        Command::Serve(_) => LevelFilter::INFO,
+        _ => LevelFilter::WARN,
+    };
+    let _log = match log::level(&ctx.env, quiet) {
+        Ok(level) => log::start(level),
+        Err(error) => return report(&mut ctx, &error).into(),
+    };
     match dispatch(&mut ctx, &command) {
         Ok(()) => ExitCode::Ok.into(),
         Err(error) => report(&mut ctx, &error).into(),
@@ -72,6 +85,8 @@ fn dispatch(ctx: &mut Ctx, command: &Command) -> Result<()> {
     match command {
         Command::Run(args) => run::run(ctx, args),
         Command::Chat(args) => chat::run(ctx, args),
+        #[cfg(feature = "server")]
+        Command::Serve(args) => serve::run(ctx, args),
         Command::Tokenize(args) => tokenize::run(ctx, args),
         Command::Logits(args) => logits::run(ctx, args),
         Command::Evaluate(args) => evaluate::run(ctx, args),

@@ -48,16 +48,21 @@ pub fn check_place(path: &Path) -> Result<()> {
 
 /// Writes the receipt of `ran` to `path`.
 pub fn write(ctx: &Ctx, path: &Path, ran: &Ran<'_>) -> Result<()> {
+    let receipt = of(ctx, ran)?;
+    let text = serde_json::to_string_pretty(&receipt).expect("keys are strings and no Serialize fails");
+    output_file::write_whole(path, |file| writeln!(file, "{text}").map_err(|e| Error::io(path, e)))
+}
+
+/// The receipt of `ran`.
+pub fn of(ctx: &Ctx, ran: &Ran<'_>) -> Result<Receipt> {
     let run = run(ctx, ran)?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let receipt = Receipt {
+    Ok(Receipt {
         version: VERSION,
         created_unix: created.as_secs(),
         parents: BTreeMap::new(),
         body: Body::Run(Box::new(run)),
-    };
-    let text = serde_json::to_string_pretty(&receipt).expect("keys are strings and no Serialize fails");
-    output_file::write_whole(path, |file| writeln!(file, "{text}").map_err(|e| Error::io(path, e)))
+    })
 }
 
 fn run(ctx: &Ctx, ran: &Ran<'_>) -> Result<Run> {

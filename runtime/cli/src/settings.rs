@@ -6,6 +6,9 @@ use super::args::{DeviceArg, EngineArgs, WeightArgs};
 use super::ctx::Ctx;
 use super::{catalog, progress::Progress};
 use bitforge_schema::env::Env;
+use bitforge_schema::selection::Selection;
+#[cfg(feature = "gpu")]
+use bitnet_runtime::backend::KernelBackend;
 use bitnet_runtime::backend::{self, Choice, Fake};
 use bitnet_runtime::engine::{Engine, EngineOptions};
 use bitnet_runtime::gguf::Gguf;
@@ -35,6 +38,14 @@ impl From<Option<usize>> for Room {
     }
 }
 
+/// An engine with what was decided on the way.
+pub struct Loaded<T> {
+    pub first: T,
+    pub engine: Engine,
+    /// Where it computes, and why.
+    pub backend: Selection,
+}
+
 /// Loads the model that `args` name. `first` takes what else is needed of the file
 /// before any weight is touched. Catches interrupts from here on.
 pub fn load<T>(
@@ -43,10 +54,24 @@ pub fn load<T>(
     room: impl Into<Room>,
     first: impl FnOnce(&Gguf) -> Result<T>,
 ) -> Result<(T, Engine)> {
+    ctx.catch_interrupts();
+    let Loaded { first, engine, .. } = load_engine(ctx, args, room, first)?;
+    Ok((first, engine))
+}
+
+/// As [`load`], without a look at interrupts. What was selected is logged.
+pub fn load_engine<T>(
+    ctx: &Ctx,
+    args: &EngineArgs,
+    room: impl Into<Room>,
+    first: impl FnOnce(&Gguf) -> Result<T>,
+) -> Result<Loaded<T>> {
     let room = room.into();
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
     let choice = choose_device(ctx, args.device)?;
     choice.check_real()?;
+    #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device may be given up"))]
+    let mut backend = choice.selection.clone();
     #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device may be given up"))]
     let mut options = EngineOptions {
         threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
@@ -63,7 +88,6 @@ pub fn load<T>(
         device: choice.row.open.map(|open| (open, choice.selection.clone())),
         interrupt: Arc::clone(&ctx.interrupt),
     };
-    ctx.catch_interrupts();
     let mut progress = Progress::start(format!("loading {}", path.display()));
     let gguf = Gguf::open(&path, options.mapping)?;
     if options.weights.code_map.is_none() {
@@ -76,18 +100,31 @@ pub fn load<T>(
         // A device that was chosen and not demanded may fail: then the CPU computes.
         #[cfg(feature = "gpu")]
         Err(error) if args.device == DeviceArg::Auto && of_device(&error) && options.device.is_some() => {
-            ctx.fall_back(&[format!(
-                "{} cannot be used, the CPU computes: {error}",
-                choice.selection.selected
-            )])?;
+            let failed = format!("{} cannot be used, the CPU computes: {error}", backend.selected);
+            ctx.fall_back(std::slice::from_ref(&failed))?;
+            (backend.selected, backend.reason) = (KernelBackend::Cpu.name().into(), failed);
             options.device = None;
             Engine::new(gguf, &options, &mut |done, layers| progress.update(done, layers))?
         }
         made => made?,
     };
+    log_selection("backend", &backend);
+    log_selection("kernels", engine.selection());
     let substituted = substituted(options.kernels, engine.model().matrices().map(|m| engine.kernel_for(m)));
     ctx.fall_back(&Vec::from_iter(substituted))?;
-    Ok((first, engine))
+    Ok(Loaded { first, engine, backend })
+}
+
+/// One line per choice, with everything that led to it.
+fn log_selection(what: &str, selection: &Selection) {
+    tracing::info!(
+        requested = selection.requested,
+        compiled = selection.compiled.join(","),
+        detected = selection.detected.join(","),
+        selected = selection.selected,
+        reason = selection.reason,
+        "{what} selected"
+    );
 }
 
 /// # Errors

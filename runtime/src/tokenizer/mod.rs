@@ -275,6 +275,11 @@ impl Tokenizer {
         self.vocab.bytes(id)
     }
 
+    /// Whether `id` is a control token: it stands for no text of its own, and [`ControlTokens::Hide`] hides it.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.vocab.kind(id) == Some(Kind::Control)
+    }
+
     /// Keys that the file lacks and whose values were inferred from the vocabulary or by convention.
     pub fn inferred(&self) -> &[&'static str] {
         &self.inferred

@@ -22,6 +22,12 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "the proxy for fetching where neither HTTPS_PROXY nor HTTP_PROXY says otherwise (lower case works, too)",
     },
     Variable {
+        name: "BITNET_API_KEY",
+        read_by: "bitnet",
+        value: "a key",
+        meaning: "an API key that `bitnet serve` accepts, beside those of --api-key-file",
+    },
+    Variable {
         name: "BITNET_BINARY",
         read_by: "xtask",
         value: "a file",
@@ -62,6 +68,12 @@ pub const VARIABLES: &[Variable] = &[
         read_by: "bitnet",
         value: "auto, scalar, avx2, avx-vnni, avx512, amx-int8, neon, dotprod, i8mm",
         meaning: "kernel set to use, as --kernels does; a set this CPU cannot run is an error",
+    },
+    Variable {
+        name: "BITNET_LOG",
+        read_by: "bitnet",
+        value: "off, error, warn, info, debug, trace",
+        meaning: "what is logged to stderr (default: info for `bitnet serve`, warn for the rest)",
     },
     Variable {
         name: "BITNET_OFFLINE",

@@ -9,7 +9,7 @@ use bitnet_runtime::quant::activation::ActivationQuant;
 use clap::{Args, ValueEnum};
 
 /// How the engine is set up.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct EngineArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -54,7 +54,7 @@ impl From<HeadArg> for HeadMode {
 }
 
 /// What a file does not say about its packed weights.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct WeightArgs {
     /// How I2_S weights are packed, which the file does not say
     #[arg(long, value_enum, value_name = "LAYOUT", default_value_t)]

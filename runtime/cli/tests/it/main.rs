@@ -21,5 +21,7 @@ mod receipt;
 mod reference;
 mod replay;
 mod rewrite;
+#[cfg(feature = "server")]
+mod serve;
 mod snapshots;
 mod support;
