@@ -11,7 +11,7 @@ const SAMPLING = [
   ["top_k", "Top k", 0, 1000, 1, "40", "best tokens to choose from, 0 for all"],
   ["min_p", "Min p", 0, 1, 0.01, "0.05", "as a part of the likeliest token’s chance"],
   ["repetition_penalty", "Repetition penalty", 0.5, 2, 0.05, "1", "above 1 avoids what was said"],
-  ["max_tokens", "Longest answer", 1, 1_000_000, 1, "the server’s", "in tokens"],
+  ["max_tokens", "Longest answer", 1, 1_000_000, 1, "default", "in tokens"],
   ["seed", "Seed", 0, Number.MAX_SAFE_INTEGER, 1, "random", "the same seed, the same answer"],
 ];
 
