@@ -33,8 +33,18 @@ const RUN: [&str; 13] = [
 #[test]
 fn help_of_every_command() {
     let mut all = human(&["--help"]);
-    let commands =
-        ["run", "tokenize", "logits", "inspect", "perplexity", "convert", "quantize", "bench", "kernels"];
+    let commands = [
+        "run",
+        "serve",
+        "tokenize",
+        "logits",
+        "inspect",
+        "perplexity",
+        "convert",
+        "quantize",
+        "bench",
+        "kernels",
+    ];
     for command in commands {
         all += &format!("\n## {command}\n{}", human(&[command, "--help"]));
     }
