@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 
-from load_requests import get, requests
+from load_requests import get, requests, short_requests
 
 
 def metric(url, name):
@@ -25,6 +25,17 @@ def metric(url, name):
 def lua(text):
     level = "=" * next(n for n in range(2, 99) if f"]{'=' * n}]" not in text)
     return f"[{level}[{text}]{level}]"
+
+
+def write_cases(url, asked, path):
+    """Asks every request alone; what wrk is to send and to expect goes to `path`."""
+    parts = []
+    for body in asked:
+        reply = get(f"{url}/v1/completions", body)
+        text = re.search(r'"choices":\[{"index":0,"text":(".*?[^\\]")[,}]', reply)[1]
+        parts.append("{ body = %s, text = %s }" % (lua(json.dumps(body)), lua(text)))
+    path.write_text("return {\n" + ",\n".join(parts) + "\n}\n")
+    return path
 
 
 def wrk(url, cases, clients, seconds):
@@ -86,19 +97,13 @@ def main():
         try:
             told = json.loads(server.stdout.readline())
             url = told["url"]
-            asked = list(requests(512))
-            cases = pathlib.Path(folder) / "cases.lua"
-            parts = []
-            for body in asked:
-                reply = get(f"{url}/v1/completions", body)
-                text = re.search(r'"choices":\[{"index":0,"text":(".*?[^\\]")[,}]', reply)[1]
-                parts.append("{ body = %s, text = %s }" % (lua(json.dumps(body)), lua(text)))
-            cases.write_text("return {\n" + ",\n".join(parts) + "\n}\n")
-            short = min(args.seconds, 20)
-            result = {"model": told["model"], "runs": [wrk(url, cases, clients, short) for clients in (1, 8)]}
+            short = write_cases(url, short_requests(), pathlib.Path(folder) / "short.lua")
+            mixed = write_cases(url, requests(512), pathlib.Path(folder) / "mixed.lua")
+            seconds = min(args.seconds, 15)
+            result = {"model": told["model"], "runs": [wrk(url, short, clients, seconds) for clients in (1, 8)]}
             watch = Watch(url, server.pid)
             watch.start()
-            result["runs"].append(wrk(url, cases, args.clients, args.seconds))
+            result["runs"].append(wrk(url, mixed, args.clients, args.seconds))
             result |= watch.stop()
             one, eight = (run["tokens_per_second"] for run in result["runs"][:2])
             result["eight_over_one"] = eight / one

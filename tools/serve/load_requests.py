@@ -23,3 +23,11 @@ def requests(context):
         beginning = " ".join(words[:40]) + " " if i % 3 == 0 and length + 60 < context // 2 else ""
         prompt = beginning + " ".join(words[start : start + length])
         yield {"prompt": prompt, "max_tokens": 16 + i % 17, "temperature": 0, "echo": True}
+
+
+def short_requests():
+    """Short questions with long answers: what is measured is decoding."""
+    words = (ROOT / "fixtures/trained/held-out.txt").read_text().split()
+    for i in range(16):
+        prompt = " ".join(words[307 * i : 307 * i + 5])
+        yield {"prompt": prompt, "max_tokens": 64, "temperature": 0, "echo": True, "ignore_eos": True}

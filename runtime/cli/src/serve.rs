@@ -94,10 +94,10 @@ fn keys(env: &Env, file: Option<&Path>) -> Result<Vec<ApiKey>> {
     Ok(keys.into_iter().map(ApiKey::new).collect())
 }
 
-/// `--alias`, else the name in the catalog, else the file's.
+/// `--alias`, else the name in the catalog, else the file's without its ending.
 fn id(model: &str, args: &ServeArgs) -> String {
-    let stem = Path::new(model).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    args.alias.clone().or(stem).unwrap_or_else(|| model.to_owned())
+    let name = model.rsplit('/').next().unwrap_or(model);
+    args.alias.clone().unwrap_or_else(|| name.strip_suffix(".gguf").unwrap_or(name).to_owned())
 }
 
 /// Loads, warms up, and makes the receipt; the latter once for every state of the file.

@@ -43,6 +43,7 @@ pub struct Loaded<T> {
     pub first: T,
     pub engine: Engine,
     /// Where it computes, and why.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "the server shows it"))]
     pub backend: Selection,
 }
 

@@ -127,7 +127,8 @@ impl ApiKey {
         let mut found = (Choice::from(0), 0u64);
         for (index, ApiKey(key)) in keys.iter().enumerate() {
             let same = key.ct_eq(&given);
-            found = (found.0 | same, found.1 | u64::from(same.unwrap_u8()) * index as u64);
+            let of_this = u64::from(same.unwrap_u8()) * index as u64;
+            found = (found.0 | same, found.1 | of_this);
         }
         bool::from(found.0).then_some(found.1 as usize)
     }

@@ -188,13 +188,16 @@ fn ten_thousand_idle_connections_hold_up_nobody() {
     assert_eq!(served.end().0, 0);
 }
 
+/// Arguments, environment, exit code, and a part of the message.
+type Refused<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
+
 #[test]
 fn what_cannot_be_served_is_refused_at_the_start() {
     let run = |args: &[&str], variables: &[(&str, &str)]| {
         let mut command = bitnet(&[&["serve", "--model", TRAINED, "--port", "0"], args].concat());
         finish(command.envs(variables.iter().copied()).output().expect("it ends"))
     };
-    let refused: &[(&[&str], &[(&str, &str)], i32, &str)] = &[
+    let refused: &[Refused<'_>] = &[
         (&["--host", "0.0.0.0"], &[], 2, "--api-key-file"),
         (&["--api-key-file", "absent"], &[], 4, "absent"),
         (&["--kernels", "nonesuch"], &[], 2, "nonesuch"),

@@ -36,6 +36,7 @@ fn help_of_every_command() {
     let commands = [
         "run",
         "chat",
+        "serve",
         "tokenize",
         "logits",
         "inspect",

@@ -11,6 +11,9 @@ use bitnet_runtime::Result;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+/// Between looking up the engine and submitting it was replaced.
+const REPLACED: &str = "replaced";
+
 pub struct App {
     pub settings: Settings,
     pub metrics: Arc<Metrics>,
@@ -108,13 +111,34 @@ impl App {
                 .code("rate_limit_exceeded")
                 .retry_after(self.seconds_of(waiting))
             }
-            // Between looking up the engine and submitting it was replaced.
             Refused::Stopping => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the model was replaced just now")
-                    .code("replaced")
+                    .code(REPLACED)
                     .retry_after(1)
             }
         })
+    }
+
+    /// What `prepare` makes of a request, with the engine that it was made for. It tokenizes and may compile schemas, so
+    /// it does not run on the pool that answers sockets. Where the model is replaced meanwhile it is run again.
+    ///
+    /// # Errors
+    /// Those of `prepare`.
+    pub async fn prepared<T: Send + 'static>(
+        self: &Arc<Self>,
+        prepare: impl Fn(&App, Arc<EngineThread>) -> Result<T, ApiError> + Clone + Send + 'static,
+    ) -> Result<(Arc<EngineThread>, T), ApiError> {
+        loop {
+            let engine = self.engine()?;
+            let (app, own, prepare) = (Arc::clone(self), Arc::clone(&engine), prepare.clone());
+            match tokio::task::spawn_blocking(move || prepare(&app, own)).await {
+                Ok(Err(error)) if error.code == Some(REPLACED) => {}
+                Ok(prepared) => return Ok((engine, prepared?)),
+                Err(error) => {
+                    return Err(ApiError::internal(format!("the request could not be prepared: {error}")));
+                }
+            }
+        }
     }
 
     /// How long the queue may take to have room: the mean time of an answer, times those ahead, over the slots.

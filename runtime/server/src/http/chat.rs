@@ -29,13 +29,8 @@ pub async fn chat(
     body: Body,
 ) -> Result<Response, ApiError> {
     let bytes = guard::body(&app, &headers, body).await?;
-    let engine = app.engine()?;
-    let (own, shared) = (Arc::clone(&app), Arc::clone(&engine));
-    // Templates, tokenizing and schemas take time in proportion to the body: not on the pool that answers sockets.
-    let prepare = move || prepare(&own, shared, client, &bytes);
-    let (answer, options, logprobs) = tokio::task::spawn_blocking(prepare)
-        .await
-        .map_err(|error| ApiError::internal(format!("the request could not be prepared: {error}")))??;
+    let prepare = move |app: &App, engine: Arc<EngineThread>| prepare(app, engine, client, &bytes);
+    let (engine, (answer, options, logprobs)) = app.prepared(prepare).await?;
     let answer = answer.begun().await?;
     let head = Head { id: app.next_id("chatcmpl"), created: now(), model: engine.model.id.clone(), logprobs };
     if options.stream.unwrap_or(false) {

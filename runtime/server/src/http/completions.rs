@@ -28,12 +28,8 @@ pub async fn completions(
     body: Body,
 ) -> Result<Response, ApiError> {
     let bytes = guard::body(&app, &headers, body).await?;
-    let engine = app.engine()?;
-    let (own, shared) = (Arc::clone(&app), Arc::clone(&engine));
-    let prepare = move || prepare(&own, shared, client, &bytes);
-    let (answer, options, writer) = tokio::task::spawn_blocking(prepare)
-        .await
-        .map_err(|error| ApiError::internal(format!("the request could not be prepared: {error}")))??;
+    let prepare = move |app: &App, engine: Arc<EngineThread>| prepare(app, engine, client, &bytes);
+    let (_, (answer, options, writer)) = app.prepared(prepare).await?;
     let answer = answer.begun().await?;
     if options.stream.unwrap_or(false) {
         return Ok(sse::response(answer, writer));

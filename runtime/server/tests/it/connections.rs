@@ -93,7 +93,8 @@ fn what_is_under_way_is_finished_before_the_end() {
     let address = server.address();
     let held = gate.lock().unwrap();
     let ask = |i: usize| {
-        let request = json!({ "prompt": "And it came to pass", "max_tokens": 20 + i, "stream": i % 2 == 0 });
+        let request =
+            json!({ "prompt": "And it came to pass", "max_tokens": 20 + i, "stream": i.is_multiple_of(2) });
         std::thread::spawn(move || post(address, "/v1/completions", &request))
     };
     // The engine begins with the first and waits at the gate.
