@@ -28,6 +28,7 @@ complete -c bitnet -n "__fish_bitnet_needs_command" -s h -l help -d 'Print help'
 complete -c bitnet -n "__fish_bitnet_needs_command" -s V -l version -d 'Print version'
 complete -c bitnet -n "__fish_bitnet_needs_command" -f -a "run" -d 'Generate text'
 complete -c bitnet -n "__fish_bitnet_needs_command" -f -a "chat" -d 'Talk with a model in the terminal'
+complete -c bitnet -n "__fish_bitnet_needs_command" -f -a "serve" -d 'Serve the model over HTTP, with OpenAI\'s interface and a page to chat with'
 complete -c bitnet -n "__fish_bitnet_needs_command" -f -a "tokenize" -d 'Show the token ids of a text'
 complete -c bitnet -n "__fish_bitnet_needs_command" -f -a "logits" -d 'Write the logits of every position of a token sequence'
 complete -c bitnet -n "__fish_bitnet_needs_command" -f -a "evaluate" -d 'Answer requests for logits, intermediate results and times, line by line (for cross-validation)'
@@ -134,6 +135,66 @@ complete -c bitnet -n "__fish_bitnet_using_subcommand chat" -l no-mmap -d 'Read 
 complete -c bitnet -n "__fish_bitnet_using_subcommand chat" -l metrics -d 'Show tokens/s, context and kernel selection after every answer'
 complete -c bitnet -n "__fish_bitnet_using_subcommand chat" -l no-history -d 'Keep what is typed in no history file'
 complete -c bitnet -n "__fish_bitnet_using_subcommand chat" -s h -l help -d 'Print help'
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -s m -l model -d 'A GGUF file, or a model that was fetched (`bitnet models list`)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -s t -l threads -d 'Compute threads (default: BITNET_THREADS, else the CPUs this process may use)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l activation-quant -d 'How ternary layers quantize activations: per token as BitNet is trained, or per block of 256 as llama.cpp does' -r -f -a "token\t''
+block256\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l kernels -d 'Kernel set to use, of those that `bitnet kernels` shows; one that this CPU cannot run is an error (default: BITNET_KERNELS, else auto)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l device -d 'Where to compute; anything but auto is a demand, never a wish' -r -f -a "auto\t''
+cpu\t''
+gpu\t''
+cuda\t''
+hip\t''
+metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
+arm\t''
+row4\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l tl-config -d 'Tile sizes of TL1 or TL2 weights: a kernel_config.ini of bitnet.cpp, or MxK:BM,BK,BMM per shape with semicolons between shapes (default: the file\'s own, else bitnet.cpp\'s presets)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l code-map -d 'What the codes 0 to 3 stand for in the older forms of I2_S (BitNet32-F16, QK256), x for one that must not occur: such files are refused without it' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l kv -d 'How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes' -r -f -a "f16\t''
+q8_0\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l head -d 'How the best tokens are found: from all rows of the output head, or, with the same result, from a compact copy that leaves few rows to read' -r -f -a "full\t''
+two-stage\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l host -d 'The address to listen on; any but this machine\'s own needs an API key' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l port -d '0 takes a free one, which is printed' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l alias -d 'How requests name the model (default: its name, or the file\'s without its ending)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l chat -d 'The chat template: auto (the file\'s own, else a detected one), gguf, raw, instruct or llama3-chat' -r -f -a "auto\t''
+raw\t''
+instruct\t''
+llama3-chat\t''
+gguf\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -s c -l ctx-size -d 'Positions of each answer with its prompt (default: what the model was trained for, 4096 at most)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l parallel -d 'Answers that are computed side by side' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l kv-sequences -d 'The KV cache has room for so many answers of full length, or for more that are shorter' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l prefix-cache -d 'Beginnings of prompts that are kept for later ones; 0 keeps none' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l queue -d 'Requests that may wait, all clients together; more get 429' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l queue-per-client -d 'Requests of one client that may wait' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -s n -l max-tokens -d 'Tokens of an answer where the request does not say (default: as many as the context holds)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l max-choices -d 'Choices of one request at most' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l api-key-file -d 'A file with one API key per line; requests need one of them (BITNET_API_KEY adds another)' -r -F
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l cors-origin -d 'Let pages of this origin use the server (such as https://example.org, or * for all); may be given more than once' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l tls-cert -d 'The certificate chain in PEM; serves TLS only' -r -F
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l tls-key -d 'The private key in PEM' -r -F
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l request-timeout -d 'Seconds that an answer may take, waiting included' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l drain-timeout -d 'Seconds that answers under way get when the server is told to end' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l client-timeout -d 'Seconds for the head of a request, for its body, and for a write that makes no progress' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l max-body -d 'Bytes of the body of a request' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l max-connections -d 'Open connections; more are closed at once' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l repetition-penalty -d 'Divide (positive) or multiply (negative) logits of tokens that occurred; 1 is off' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l presence-penalty -d 'Subtract from logits of tokens that occurred; 0 is off' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l frequency-penalty -d 'Subtract for every occurrence; 0 is off' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l penalty-window -d 'How many of the latest tokens the penalties look at' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l top-k -d 'Keep the N best tokens; 0 keeps all' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l top-p -d 'Keep the fewest tokens that together are this probable; 1 keeps all' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l min-p -d 'Keep tokens at least this probable as a part of the best one; 0 keeps all' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l temperature -d 'Flatten (above 1) or sharpen (below 1) the choice; 0 always takes the best token' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l seed -d 'Makes the choices repeatable (default: random, and shown)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l no-mmap -d 'Read the file into memory instead of mapping it'
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l open-to-all -d 'Serve other machines without a key'
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l log-prompts -d 'Log the text of prompts'
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l no-metrics -d 'Do not serve /metrics'
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l json -d 'Print where it listens as one JSON object'
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -s h -l help -d 'Print help'
 complete -c bitnet -n "__fish_bitnet_using_subcommand tokenize" -s m -l model -d 'A GGUF file, or a model that was fetched (`bitnet models list`)' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand tokenize" -s p -l prompt -d 'The text; special tokens in it are parsed. `-` reads stdin' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand tokenize" -s f -l prompt-file -d 'Take the text from a file (one newline at its end is dropped)' -r -F
@@ -351,22 +412,23 @@ complete -c bitnet -n "__fish_bitnet_using_subcommand limits" -l json -d 'Print 
 complete -c bitnet -n "__fish_bitnet_using_subcommand limits" -s h -l help -d 'Print help'
 complete -c bitnet -n "__fish_bitnet_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c bitnet -n "__fish_bitnet_using_subcommand man" -s h -l help -d 'Print help'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "run" -d 'Generate text'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "chat" -d 'Talk with a model in the terminal'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "tokenize" -d 'Show the token ids of a text'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "logits" -d 'Write the logits of every position of a token sequence'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "evaluate" -d 'Answer requests for logits, intermediate results and times, line by line (for cross-validation)'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "inspect" -d 'Show what a GGUF file holds'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "perplexity" -d 'Measure how well the model predicts a text'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "models" -d 'Fetch, verify, locate, compare and bundle models'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "convert" -d 'Make a GGUF file from a Hugging Face model directory'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "quantize" -d 'Make a GGUF file with other weight types from a GGUF file'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "bench" -d 'Measure prompt processing and generation'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "kernels" -d 'List the kernels of this build, and which one this CPU would get'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "limits" -d 'Measure what this machine can do: read bandwidth and int8 operations'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "completions" -d 'Print the completions of a shell'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "man" -d 'Write man pages'
-complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "run" -d 'Generate text'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "chat" -d 'Talk with a model in the terminal'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "serve" -d 'Serve the model over HTTP, with OpenAI\'s interface and a page to chat with'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "tokenize" -d 'Show the token ids of a text'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "logits" -d 'Write the logits of every position of a token sequence'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "evaluate" -d 'Answer requests for logits, intermediate results and times, line by line (for cross-validation)'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "inspect" -d 'Show what a GGUF file holds'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "perplexity" -d 'Measure how well the model predicts a text'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "models" -d 'Fetch, verify, locate, compare and bundle models'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "convert" -d 'Make a GGUF file from a Hugging Face model directory'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "quantize" -d 'Make a GGUF file with other weight types from a GGUF file'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "bench" -d 'Measure prompt processing and generation'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "kernels" -d 'List the kernels of this build, and which one this CPU would get'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "limits" -d 'Measure what this machine can do: read bandwidth and int8 operations'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "completions" -d 'Print the completions of a shell'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "man" -d 'Write man pages'
+complete -c bitnet -n "__fish_bitnet_using_subcommand help; and not __fish_seen_subcommand_from run chat serve tokenize logits evaluate inspect perplexity models convert quantize bench kernels limits completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bitnet -n "__fish_bitnet_using_subcommand help; and __fish_seen_subcommand_from models" -f -a "list" -d 'What the catalog holds, and what is here'
 complete -c bitnet -n "__fish_bitnet_using_subcommand help; and __fish_seen_subcommand_from models" -f -a "fetch" -d 'Fetch models, verify them, and print their paths'
 complete -c bitnet -n "__fish_bitnet_using_subcommand help; and __fish_seen_subcommand_from models" -f -a "verify" -d 'Read models again and compare their digests; without names, all that are here'
