@@ -1,8 +1,8 @@
 //! [`Sequences`] and [`Accelerator`] on one CUDA device.
 //!
 //! In: batches. Out: logits or best tokens. Pages are kept by [`PageTable`]; a token of one sequence goes to the persistent
-//! kernel where the model fits it, decoding batches run as graphs of launches that are captured once per size, all
-//! other batches are launched kernel by kernel. Deliberately absent: context shift, which would move keys; the caller
+//! kernel where the model fits it, one token each of up to 64 sequences is a decoding step ([`super::step`]), other decoding batches run as graphs of launches that are
+//! captured once per size, all other batches are launched kernel by kernel. Deliberately absent: context shift, which would move keys; the caller
 //! is told to evaluate again or to use the CPU.
 
 use super::decode::{self, Plan, Step};
@@ -10,6 +10,7 @@ use super::driver::{Buffer, Device, failure};
 use super::forward::{Buffers, Forward, LOGITS_ROWS};
 use super::kernels::Kernels;
 use super::params::Cache;
+use super::step::{self, Steps};
 use super::weights::{DeviceModel, Layers};
 use crate::engine::batch::{Candidate, Rule};
 use crate::engine::pages::{PAGE, PageCopy, PageTable, PageUse, SequenceId};
@@ -45,6 +46,7 @@ pub struct Executor {
     table: PageTable,
     buffers: Buffers,
     plan: Option<Plan>,
+    steps: Option<Steps>,
     graphs: HashMap<(usize, usize), Captured>,
     facts: Facts,
     counts: Counts,
@@ -102,6 +104,8 @@ impl Executor {
         };
         let rows = ROWS.min(options.context.saturating_mul(options.sequences.max(1)));
         let buffers = Buffers::new(&device, &on_device, params, rows, max_pages)?;
+        let on = step::On { device: &device, kernels: &kernels, model: &on_device, buffers: &buffers };
+        let steps = Steps::new(&on, options.context)?;
         let plan = Plan::new(&device, &kernels, model, &on_device, options.context)?;
         let embedding = match on_device.embedding {
             Some(_) => None,
@@ -115,7 +119,11 @@ impl Executor {
             compact_head_bytes,
             kv_bytes: 2 * (config.layers * layer_stride) as u64,
             device_bytes: device.bytes_in_use()?.saturating_sub(before),
-            decode: if plan.is_some() { "persistent kernel" } else { "kernel by kernel" },
+            decode: match (&plan, &steps) {
+                (Some(_), _) => "persistent kernel",
+                (None, Some(_)) => "overlapping launches",
+                (None, None) => "kernel by kernel",
+            },
         };
         Ok(Executor {
             device,
@@ -126,6 +134,7 @@ impl Executor {
             table: PageTable::new(pages, options.context),
             buffers,
             plan,
+            steps,
             graphs: HashMap::new(),
             facts,
             counts: Counts::default(),
@@ -248,6 +257,43 @@ impl Executor {
         plan.launch(&step, self.table.pages(id), token, position, count, below)
     }
 
+    /// Launches `count` steps of `rows`, which are staged first: one, or several of one row if they are chained.
+    fn launch_steps(
+        &mut self,
+        rows: &[(SequenceId, u32)],
+        places: &[(SequenceId, usize)],
+        count: usize,
+        answer: step::Answer,
+    ) -> Result<()> {
+        let steps = self.steps.as_mut().expect("the caller has looked");
+        let on = step::On {
+            device: &self.device,
+            kernels: &self.kernels,
+            model: &self.model,
+            buffers: &self.buffers,
+        };
+        let table = &self.table;
+        let staged = rows.iter().zip(places);
+        steps.stage(&self.device, staged.map(|((id, token), (_, at))| (*token, *at, table.pages(*id))))?;
+        let positions = places.iter().map(|(_, position)| position + count).max().unwrap_or(1);
+        (0..count).try_for_each(|_| steps.launch(&on, rows.len(), positions, answer))
+    }
+
+    /// Whether rows, each at its place, are a decoding step: one token each of sequences that differ.
+    fn is_step(&self, places: &[(SequenceId, usize)]) -> bool {
+        let on = step::On {
+            device: &self.device,
+            kernels: &self.kernels,
+            model: &self.model,
+            buffers: &self.buffers,
+        };
+        let positions = places.iter().map(|(_, position)| position + 1).max().unwrap_or(1);
+        let differ =
+            |(i, place): (usize, &(SequenceId, usize))| places[..i].iter().all(|(id, _)| *id != place.0);
+        self.steps.as_ref().is_some_and(|steps| steps.take(&on, places.len(), positions))
+            && places.iter().enumerate().all(differ)
+    }
+
     /// Layers and head of a decoding batch as one graph; logits and best tokens are in the buffers afterwards.
     fn decode_graph(&mut self, m: usize, positions: usize) -> Result<()> {
         let key = (m, bucket(positions));
@@ -355,16 +401,8 @@ impl Executor {
             .collect();
         let m = rows.len();
         self.count(m, wanted.len(), 1);
-        if let (1, true) = (m, self.plan.is_some()) {
-            self.single(rows[0].0, rows[0].1, places[0].1, 0, self.model.vocab)?;
-            if wanted.is_empty() {
-                return self.device.synchronize();
-            }
-            self.forward().head_of_normed(1)?;
-            if let Some(below) = greedy_below(&wanted) {
-                self.forward().choose(1, below.min(self.model.vocab))?;
-            }
-            return self.answer_computed(&wanted, answer);
+        if (m == 1 && self.plan.is_some()) || self.is_step(places) && (wanted.len() == m || m == 1) {
+            return self.answer_step(&rows, places, &wanted, answer);
         }
         self.stage(&rows, places)?;
         let positions = places.iter().map(|(_, position)| position + 1).max().unwrap_or(1);
@@ -381,24 +419,52 @@ impl Executor {
         self.answer(&wanted, false, answer)
     }
 
-    /// The answer of one row whose logits (and best token) were computed.
-    fn answer_computed(
+    /// Evaluates rows as one step and answers them: all are wanted, or the only one is not.
+    fn answer_step(
         &mut self,
+        rows: &[(SequenceId, u32)],
+        places: &[(SequenceId, usize)],
         wanted: &[(usize, Want)],
         answer: &mut dyn FnMut(usize, Answer<'_>),
     ) -> Result<()> {
-        let vocab = self.model.vocab;
-        if greedy_below(wanted).is_some() {
+        let single = rows.len() == 1 && self.plan.is_some();
+        if let (Some(below), false) = (greedy_below(wanted), single) {
+            let below = below.min(self.model.vocab);
+            self.launch_steps(rows, places, 1, step::Answer::Best { below })?;
+            for ((row, _), (id, logit)) in wanted.iter().zip(self.chosen(rows.len(), 1)?) {
+                answer(*row, Answer::Best(&[Candidate { id, logit }]));
+            }
+            return Ok(());
+        }
+        if single {
+            self.single(rows[0].0, rows[0].1, places[0].1, 0, self.model.vocab)?;
+        } else {
+            self.launch_steps(rows, places, 1, step::Answer::Normed)?;
+        }
+        if wanted.is_empty() {
+            return self.device.synchronize();
+        }
+        self.forward().head_of_normed(rows.len())?;
+        if let Some(below) = greedy_below(wanted) {
+            self.forward().choose(1, below.min(self.model.vocab))?;
             let (mut best, mut logit) = ([0i32], [0f32]);
             self.device.read(&self.buffers.best, 0, &mut best)?;
             self.device.read(&self.buffers.logits, best[0] as usize, &mut logit)?;
             answer(wanted[0].0, Answer::Best(&[Candidate { id: best[0] as u32, logit: logit[0] }]));
             return Ok(());
         }
-        self.logits.resize(vocab, 0.0);
-        self.device.read(&self.buffers.logits, 0, &mut self.logits[..vocab])?;
-        answer(wanted[0].0, Answer::Logits(&self.logits[..vocab]));
+        let vocab = self.model.vocab;
+        self.logits.resize(rows.len() * vocab, 0.0);
+        self.device.read(&self.buffers.logits, 0, &mut self.logits)?;
+        for ((row, _), logits) in wanted.iter().zip(self.logits.chunks_exact(vocab)) {
+            answer(*row, Answer::Logits(logits));
+        }
         Ok(())
+    }
+
+    /// What the last `count` steps of `m` rows chose.
+    fn chosen(&self, m: usize, count: usize) -> Result<Vec<(u32, f32)>> {
+        self.steps.as_ref().expect("the caller has looked").chosen(&self.device, m, count)
     }
 }
 
@@ -506,13 +572,21 @@ impl Accelerator for Executor {
         while tokens.len() < count {
             let token = tokens.last().copied().unwrap_or(first);
             let position = self.table.len(id);
-            let now =
-                if self.plan.is_some() { decode::launch_len(position, count - tokens.len()) } else { 1 };
+            let (left, step) = (count - tokens.len(), self.is_step(&[(id, position)]));
+            let now = match &self.plan {
+                Some(_) => decode::launch_len(position, left),
+                None if step => step::chain_len(position, left),
+                None => 1,
+            };
             let outcome = self.extend(&vec![(id, token); now]).and_then(|places| {
                 self.count(now, now, now);
                 if self.plan.is_some() {
                     self.single(id, token, position, now, self.model.vocab)?;
                     return self.plan.as_ref().expect("just seen").chosen(&self.device, now);
+                }
+                if step {
+                    self.launch_steps(&[(id, token)], &places[..1], now, step::Answer::Chain)?;
+                    return Ok(self.chosen(1, now)?.into_iter().map(|(token, _)| token).collect());
                 }
                 self.stage(&[(id, token)], &places)?;
                 if self.embedding.is_none() {
@@ -547,6 +621,14 @@ impl Accelerator for Executor {
         }
         let rows: Vec<(SequenceId, u32)> = ids.iter().copied().zip(tokens.iter().copied()).collect();
         let places = self.extend(&rows)?;
+        if self.is_step(&places) {
+            self.count(rows.len(), rows.len(), 1);
+            let below = self.model.vocab;
+            let outcome = self.launch_steps(&rows, &places, 1, step::Answer::Best { below });
+            let chosen = outcome.and_then(|()| self.chosen(rows.len(), 1));
+            let chosen = chosen.inspect_err(|_| self.forget(&places))?;
+            return Ok(chosen.into_iter().map(|(token, _)| token).collect());
+        }
         let outcome = self.stage(&rows, &places).and_then(|()| {
             let positions = places.iter().map(|(_, position)| position + 1).max().unwrap_or(1);
             self.count(rows.len(), rows.len(), 1);

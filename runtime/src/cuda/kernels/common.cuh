@@ -20,20 +20,21 @@ __device__ __forceinline__ int dot4(uint32_t a, uint32_t b, int d) {
 // c += a [16 weights rows, 32] * b [32, 8 tokens], int8, exact.
 __device__ __forceinline__ void mma_s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                        uint32_t b1) {
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// The same with a unsigned.
-__device__ __forceinline__ void mma_u8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                       uint32_t b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
+// The two steps of 32 that word w (row g) and word w8 (row g + 8) hold.
+struct Unpacked {
+    uint32_t a[4], a8[4];
+    Unpacked() = default;
+    __device__ Unpacked(uint32_t w, uint32_t w8) {
+#pragma unroll
+        for (int c = 0; c < 4; c++) a[c] = w >> 2 * c & FIELD, a8[c] = w8 >> 2 * c & FIELD;
+    }
+};
 
 // c += a [16, 16] * b [16, 8], half floats summed in f32.
 __device__ __forceinline__ void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
