@@ -98,6 +98,6 @@ mod tests {
             size_of::<StepAttend>(),
             size_of::<StepRows>(),
         ];
-        assert_eq!(sizes, [24, 32, 96, 104, 80, 72, 80, 256, 128, 152, 136, 192]);
+        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 80, 256, 128, 152, 136, 192]);
     }
 }

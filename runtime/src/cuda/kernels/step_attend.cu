@@ -28,27 +28,6 @@ struct StepAttend {
 
 static_assert(sizeof(StepAttend) == 136, "cuda::params has the same");
 
-// Four lanes have a position; lane l of them dimensions 32 j + 8 l ... + 7. `sum` holds the chains over j of these eight.
-// Returns, in every lane, the sum in the order of the definition.
-__device__ __forceinline__ float add_lanes(const float (&sum)[8], int l) {
-    float four[4], two[2];
-    const bool low = l < 2, even = l % 2 == 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {  // lanes l and l + 2; the lower ones keep elements 0, 1, 4, 5
-        const float keep = low ? sum[i / 2 * 4 + i % 2] : sum[i / 2 * 4 + i % 2 + 2];
-        const float send = low ? sum[i / 2 * 4 + i % 2 + 2] : sum[i / 2 * 4 + i % 2];
-        four[i] = __fadd_rn(keep, __shfl_xor_sync(ALL, send, 2));
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {  // the even lanes keep elements 0 and 4 (or 2 and 6), the odd ones 1 and 5 (3 and 7)
-        const float keep = even ? four[2 * i] : four[2 * i + 1], send = even ? four[2 * i + 1] : four[2 * i];
-        two[i] = __fadd_rn(keep, __shfl_xor_sync(ALL, send, 1));
-    }
-    float v = __fadd_rn(two[0], two[1]);
-    v = __fadd_rn(v, __shfl_xor_sync(ALL, v, 1));
-    return __fadd_rn(v, __shfl_xor_sync(ALL, v, 2));
-}
-
 // One float per query head of a block.
 template <int HEADS> struct Floats {
     float v[HEADS];

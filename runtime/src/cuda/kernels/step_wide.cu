@@ -150,7 +150,11 @@ template <int NT, int EPILOGUE> __device__ __forceinline__ void step_wide(const 
         if (index + 1 < mine) read_words(index + 1);
         products_wait<0>();
         if (index + g.stages < mine) {
-            asm volatile("bar.sync %0, 128;" ::"r"(1 + team) : "memory");
+            // Barriers of one warpgroup; their numbers are constants so that tools can follow them.
+            if (team == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
+            if (team == 1) asm volatile("bar.sync 2, 128;" ::: "memory");
+            if (team == 2) asm volatile("bar.sync 3, 128;" ::: "memory");
+            if (team == 3) asm volatile("bar.sync 4, 128;" ::: "memory");
             if (tid % 128 == 0) fetch(index + g.stages);
         }
     }
