@@ -225,7 +225,7 @@ fn shared_bytes(
         && hidden <= 2560
         && query <= 2560
         && ffn <= 7680
-        && config.head_dim.is_multiple_of(8)
+        && config.head_dim.is_multiple_of(32)
         && config.head_dim <= 128
         && config.heads / config.kv_heads <= 4
         && config.heads * slots(config.head_dim) <= 2 * THREADS

@@ -53,6 +53,7 @@ const SYMBOLS: &[&str] = &[
     "cuGraphDestroy",
     "cuLaunchKernel",
     "cuLaunchCooperativeKernel",
+    "cuLaunchKernelEx",
     "cuGetErrorName",
     "cuGetErrorString",
 ];

@@ -1,15 +1,16 @@
 //! [`Sequences`] and [`Accelerator`] on one CUDA device.
 //!
 //! In: batches. Out: logits or best tokens. Pages are kept by [`PageTable`]; a token of one sequence goes to the persistent
-//! kernel where the model fits it, decoding batches run as graphs of launches that are captured once per size, all
-//! other batches are launched kernel by kernel. Deliberately absent: context shift, which would move keys; the caller
+//! kernel where the model fits it, one token each of up to 64 sequences is a decoding step ([`super::step`]), other decoding batches run as graphs of launches that are
+//! captured once per size, all other batches are launched kernel by kernel. Deliberately absent: context shift, which would move keys; the caller
 //! is told to evaluate again or to use the CPU.
 
-use super::decode::{self, Plan, Step};
+use super::decode::{self, Plan};
 use super::driver::{Buffer, Device, failure};
 use super::forward::{Buffers, Forward, LOGITS_ROWS};
 use super::kernels::Kernels;
 use super::params::Cache;
+use super::step::{self, Steps};
 use super::weights::{DeviceModel, Layers};
 use crate::engine::batch::{Candidate, Rule};
 use crate::engine::pages::{PAGE, PageCopy, PageTable, PageUse, SequenceId};
@@ -24,6 +25,8 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+mod steps;
 
 /// Rows of one batch.
 const ROWS: usize = 2048;
@@ -45,6 +48,7 @@ pub struct Executor {
     table: PageTable,
     buffers: Buffers,
     plan: Option<Plan>,
+    steps: Option<Steps>,
     graphs: HashMap<(usize, usize), Captured>,
     facts: Facts,
     counts: Counts,
@@ -102,6 +106,8 @@ impl Executor {
         };
         let rows = ROWS.min(options.context.saturating_mul(options.sequences.max(1)));
         let buffers = Buffers::new(&device, &on_device, params, rows, max_pages)?;
+        let on = step::On { device: &device, kernels: &kernels, model: &on_device, buffers: &buffers };
+        let steps = Steps::new(&on, options.context)?;
         let plan = Plan::new(&device, &kernels, model, &on_device, options.context)?;
         let embedding = match on_device.embedding {
             Some(_) => None,
@@ -115,7 +121,11 @@ impl Executor {
             compact_head_bytes,
             kv_bytes: 2 * (config.layers * layer_stride) as u64,
             device_bytes: device.bytes_in_use()?.saturating_sub(before),
-            decode: if plan.is_some() { "persistent kernel" } else { "kernel by kernel" },
+            decode: match (&plan, &steps) {
+                (Some(_), _) => "persistent kernel",
+                (None, Some(_)) => "overlapping launches",
+                (None, None) => "kernel by kernel",
+            },
         };
         Ok(Executor {
             device,
@@ -126,6 +136,7 @@ impl Executor {
             table: PageTable::new(pages, options.context),
             buffers,
             plan,
+            steps,
             graphs: HashMap::new(),
             facts,
             counts: Counts::default(),
@@ -226,26 +237,6 @@ impl Executor {
             forward.embed(m)?;
         }
         forward.layers(m, segments, positions)
-    }
-
-    /// One token of one sequence by the persistent kernel; its normed state is left for the full head.
-    fn single(
-        &mut self,
-        id: SequenceId,
-        token: u32,
-        position: usize,
-        count: usize,
-        below: usize,
-    ) -> Result<()> {
-        let plan = self.plan.as_mut().expect("the caller has looked");
-        let step = Step {
-            device: &self.device,
-            kernels: &self.kernels,
-            model: &self.model,
-            cache: self.buffers.cache,
-            normed: self.buffers.normed_address(),
-        };
-        plan.launch(&step, self.table.pages(id), token, position, count, below)
     }
 
     /// Layers and head of a decoding batch as one graph; logits and best tokens are in the buffers afterwards.
@@ -355,16 +346,8 @@ impl Executor {
             .collect();
         let m = rows.len();
         self.count(m, wanted.len(), 1);
-        if let (1, true) = (m, self.plan.is_some()) {
-            self.single(rows[0].0, rows[0].1, places[0].1, 0, self.model.vocab)?;
-            if wanted.is_empty() {
-                return self.device.synchronize();
-            }
-            self.forward().head_of_normed(1)?;
-            if let Some(below) = greedy_below(&wanted) {
-                self.forward().choose(1, below.min(self.model.vocab))?;
-            }
-            return self.answer_computed(&wanted, answer);
+        if (m == 1 && self.plan.is_some()) || self.is_step(places) && (wanted.len() == m || m == 1) {
+            return self.answer_step(&rows, places, &wanted, answer);
         }
         self.stage(&rows, places)?;
         let positions = places.iter().map(|(_, position)| position + 1).max().unwrap_or(1);
@@ -379,26 +362,6 @@ impl Executor {
             return self.device.synchronize();
         }
         self.answer(&wanted, false, answer)
-    }
-
-    /// The answer of one row whose logits (and best token) were computed.
-    fn answer_computed(
-        &mut self,
-        wanted: &[(usize, Want)],
-        answer: &mut dyn FnMut(usize, Answer<'_>),
-    ) -> Result<()> {
-        let vocab = self.model.vocab;
-        if greedy_below(wanted).is_some() {
-            let (mut best, mut logit) = ([0i32], [0f32]);
-            self.device.read(&self.buffers.best, 0, &mut best)?;
-            self.device.read(&self.buffers.logits, best[0] as usize, &mut logit)?;
-            answer(wanted[0].0, Answer::Best(&[Candidate { id: best[0] as u32, logit: logit[0] }]));
-            return Ok(());
-        }
-        self.logits.resize(vocab, 0.0);
-        self.device.read(&self.buffers.logits, 0, &mut self.logits[..vocab])?;
-        answer(wanted[0].0, Answer::Logits(&self.logits[..vocab]));
-        Ok(())
     }
 }
 
@@ -506,13 +469,21 @@ impl Accelerator for Executor {
         while tokens.len() < count {
             let token = tokens.last().copied().unwrap_or(first);
             let position = self.table.len(id);
-            let now =
-                if self.plan.is_some() { decode::launch_len(position, count - tokens.len()) } else { 1 };
+            let (left, step) = (count - tokens.len(), self.is_step(&[(id, position)]));
+            let now = match &self.plan {
+                Some(_) => decode::launch_len(position, left),
+                None if step => step::chain_len(position, left),
+                None => 1,
+            };
             let outcome = self.extend(&vec![(id, token); now]).and_then(|places| {
                 self.count(now, now, now);
                 if self.plan.is_some() {
                     self.single(id, token, position, now, self.model.vocab)?;
                     return self.plan.as_ref().expect("just seen").chosen(&self.device, now);
+                }
+                if step {
+                    self.launch_steps(&[(id, token)], &places[..1], now, step::Answer::Chain)?;
+                    return Ok(self.chosen(1, now)?.into_iter().map(|(token, _)| token).collect());
                 }
                 self.stage(&[(id, token)], &places)?;
                 if self.embedding.is_none() {
@@ -547,6 +518,14 @@ impl Accelerator for Executor {
         }
         let rows: Vec<(SequenceId, u32)> = ids.iter().copied().zip(tokens.iter().copied()).collect();
         let places = self.extend(&rows)?;
+        if self.is_step(&places) {
+            self.count(rows.len(), rows.len(), 1);
+            let below = self.model.vocab;
+            let outcome = self.launch_steps(&rows, &places, 1, step::Answer::Best { below });
+            let chosen = outcome.and_then(|()| self.chosen(rows.len(), 1));
+            let chosen = chosen.inspect_err(|_| self.forget(&places))?;
+            return Ok(chosen.into_iter().map(|(token, _)| token).collect());
+        }
         let outcome = self.stage(&rows, &places).and_then(|()| {
             let positions = places.iter().map(|(_, position)| position + 1).max().unwrap_or(1);
             self.count(rows.len(), rows.len(), 1);

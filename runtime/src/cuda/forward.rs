@@ -92,9 +92,21 @@ impl Buffers {
         })
     }
 
-    /// Where the normed row of a single token is, for [`Forward::head_of_normed`].
+    /// Where normed rows are, for [`Forward::head_of_normed`].
     pub fn normed_address(&self) -> u64 {
         self.normed.at
+    }
+
+    pub fn qkv_address(&self) -> u64 {
+        self.qkv.at
+    }
+
+    pub fn attention_address(&self) -> u64 {
+        self.attention.at
+    }
+
+    pub fn gate_address(&self) -> u64 {
+        self.gate.at
     }
 }
 
@@ -506,8 +518,8 @@ pub(super) const fn head_kernel(rows: usize) -> (&'static str, usize) {
 /// Whether attention of a segment is computed in the CPU's own order of operations: where that costs little.
 fn exact(segment: &Segment, m: usize, positions: usize) -> bool {
     match segment {
-        Segment::Prefill { count, .. } => count * positions <= 1 << 17,
-        Segment::Decode { .. } => m == 1 && positions <= 4096,
+        Segment::Decode { .. } if m == 1 => positions <= 4096,
+        Segment::Prefill { count, .. } | Segment::Decode { count, .. } => count * positions <= 1 << 17,
     }
 }
 

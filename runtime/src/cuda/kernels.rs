@@ -5,10 +5,14 @@
 
 use super::driver::{Device, failure};
 use crate::{Error, Result};
-use cudarc::driver::sys::CUfunction_attribute;
+use cudarc::driver::sys::{
+    CUfunction_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue,
+    CUlaunchAttributeValue_union__bindgen_ty_1 as ClusterDim, CUlaunchConfig, cuLaunchKernelEx,
+};
 use cudarc::driver::{CudaFunction, CudaModule, CudaView, DeviceRepr, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::sync::Arc;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -76,6 +80,49 @@ const MODULES: &[(&str, &[&str])] = &[
 /// The module of the persistent kernel, for compute capability 9.0 and later.
 const DECODE: (&str, &[&str]) = ("decode", &["decode_short", "decode_long"]);
 
+/// The modules of decoding steps ([`super::step`]), for compute capability 9.0 alone: they use what no other chip has.
+const STEP: &[(&str, &[&str])] = &[
+    ("step_gemm", &["step_gemm_store", "step_gemm_add", "step_gemm_gate_up"]),
+    (
+        "step_wide",
+        &[
+            "step_quantize",
+            "step_wide_16_store",
+            "step_wide_16_add",
+            "step_wide_16_gate_up",
+            "step_wide_32_store",
+            "step_wide_32_add",
+            "step_wide_32_gate_up",
+            "step_wide_64_store",
+            "step_wide_64_add",
+            "step_wide_64_gate_up",
+        ],
+    ),
+    (
+        "step_attend",
+        &[
+            "step_attend_64_1_one",
+            "step_attend_64_1",
+            "step_attend_64_4",
+            "step_attend_128_1_one",
+            "step_attend_128_1",
+            "step_attend_128_4",
+        ],
+    ),
+    (
+        "step_rows",
+        &[
+            "step_embed",
+            "step_final",
+            "step_scores_8",
+            "step_scores_32",
+            "step_scores_64",
+            "step_pick",
+            "step_choose",
+        ],
+    ),
+];
+
 /// How many blocks of how many threads, and dynamic shared memory in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -95,6 +142,8 @@ pub struct Kernels {
     functions: HashMap<&'static str, CudaFunction>,
     /// Shared memory of the persistent kernel before its regions; `None` where the chip does not run it.
     pub decode_shared: Option<u32>,
+    /// Whether the chip runs the kernels of decoding steps.
+    pub steps: bool,
 }
 
 impl Kernels {
@@ -103,8 +152,9 @@ impl Kernels {
     /// # Errors
     /// [`Error::Unavailable`] for a build without kernels, [`Error::Accelerator`] where the driver takes none of them.
     pub fn load(device: &Device) -> Result<Self> {
-        let mut kernels = Kernels { functions: HashMap::new(), decode_shared: None };
-        for (name, functions) in MODULES {
+        let steps = device.capability == (9, 0);
+        let mut kernels = Kernels { functions: HashMap::new(), decode_shared: None, steps };
+        for (name, functions) in MODULES.iter().chain(if steps { STEP } else { &[] }) {
             kernels.module(device, name, functions)?;
         }
         if device.capability >= (9, 0) {
@@ -188,6 +238,56 @@ impl Kernels {
         unsafe { builder.launch_cooperative(config(shape)) }
             .map(drop)
             .map_err(|error| failure(&format!("launching {name}"), error))
+    }
+
+    /// As [`Self::launch`], in clusters of `cluster` blocks along x, and so that the kernel may start before the one in front
+    /// of it on the stream is done: it waits by itself (kernels/step.cuh).
+    ///
+    /// # Safety
+    /// As [`Self::launch`]; the kernel is one of a decoding step.
+    pub unsafe fn launch_step<P: DeviceRepr>(
+        &self,
+        device: &Device,
+        name: &str,
+        shape: Shape,
+        cluster: u32,
+        params: &P,
+    ) -> Result<()> {
+        let attribute = |id, value| CUlaunchAttribute { id, pad: [0; 4], value };
+        let mut attributes = [
+            attribute(
+                CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            ),
+            attribute(
+                CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                CUlaunchAttributeValue { clusterDim: ClusterDim { x: cluster, y: 1, z: 1 } },
+            ),
+        ];
+        let config = CUlaunchConfig {
+            gridDimX: shape.grid.0,
+            gridDimY: shape.grid.1,
+            gridDimZ: shape.grid.2,
+            blockDimX: shape.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shape.shared,
+            hStream: device.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        // SAFETY: the attributes and the one argument live through the call, which copies them; the function is of this
+        // device's context. What the kernel reads and writes is passed on to the caller.
+        let outcome = unsafe {
+            cuLaunchKernelEx(
+                &config,
+                self.function(name).cu_function(),
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        outcome.result().map_err(|error| failure(&format!("launching {name}"), error))
     }
 
     /// As [`Self::launch`] for kernels that take addresses and numbers.

@@ -2,7 +2,7 @@
 //!
 //! In: a loaded model. Out: an [`crate::gpu::Accelerator`]. [`driver`] looks for the driver and turns its errors into
 //! ours, [`kernels`] has the embedded kernels and their launches, [`weights`] the model on the device, [`executor`] the
-//! batches, [`decode`] the persistent kernel for single tokens, [`smoke`] the checks of every kernel. Deliberately
+//! batches, [`decode`] the persistent kernel for single tokens, [`step`] decoding batches as graphs of overlapping launches, [`smoke`] the checks of every kernel. Deliberately
 //! absent: choosing between devices of one machine; the first is taken (CUDA_VISIBLE_DEVICES says which that is).
 
 pub mod decode;
@@ -12,6 +12,8 @@ pub mod forward;
 pub mod kernels;
 pub mod params;
 pub mod smoke;
+mod smoke_step;
+pub mod step;
 pub mod weights;
 
 use crate::backend::{Detection, KernelBackend, Row};

@@ -50,6 +50,31 @@ parameters! {
         ffn: i32, heads: i32, kv_heads: i32, head_dim: i32, rope_dim: i32, vocab: i32, activation: i32, neox: i32,
         position: i32, count: i32, choose: i32, run: i32, eps: f32, ticket: u32,
     }
+    /// step.cuh
+    Turn { ready: u64, done: u64, expected: u32, spare: u32 }
+    /// step_gemm.cu
+    StepGemm {
+        weights: u64, x: u64, norm: u64, before: u64, scales: u64, out: u64, after: u64, next_norm: u64, turn: Turn, n: i32, m: i32, k: i32, tiles: i32, round: i32, bound: [i32; 2], activation: i32,
+        eps: f32, spare: i32,
+    }
+    /// step_wide.cu
+    StepWide {
+        weights: u64, x: u64, norm: u64, before: u64, quants: u64, token_scales: u64, sums: u64, scales: u64, out: u64,
+        after: u64, next_norm: u64, turn: Turn, n: i32, m: i32, k: i32, rows: i32,
+        bound: [i32; 2], activation: i32, stages: i32, eps: f32, spare: i32,
+    }
+    /// step_attend.cu
+    StepAttend {
+        qkv: u64, out: u64, angles: u64, positions: u64, pages: u64, after: u64, next_norm: u64, turn: Turn, cache: Cache, max_pages: i32, layer: i32, heads: i32, rope_dim: i32, neox: i32,
+        places: i32, chunk: i32, spare: i32,
+    }
+    /// step_rows.cu
+    StepRows {
+        embedding: u64, tokens: u64, positions: u64, hidden: u64, stats: u64, turns: u64, first_norm: u64, final_norm: u64, normed: u64,
+        split: u64, facts: u64, head: u64, compact: u64, head_facts: u64, upper: u64, low: u64, best: u64, chosen: u64,
+        done: u64, hidden_size: i32, vocab: i32, below: i32, phases: i32, m: i32, history: i32, eps: f32, advance: i32,
+        launches: i32, spare: i32,
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +93,11 @@ mod tests {
             size_of::<NormRow>(),
             size_of::<Product>(),
             size_of::<Decode>(),
+            size_of::<StepGemm>(),
+            size_of::<StepWide>(),
+            size_of::<StepAttend>(),
+            size_of::<StepRows>(),
         ];
-        assert_eq!(sizes, [24, 32, 96, 104, 80, 72, 80, 256]);
+        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 80, 256, 128, 152, 136, 192]);
     }
 }

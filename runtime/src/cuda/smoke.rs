@@ -1,8 +1,8 @@
 //! Every kernel on random shapes and inputs, outputs poisoned before, against definitions on the host.
 //!
 //! In: a seed. Out: one [`Check`] per kernel and shape. Integer products must be exact, so their descaled results equal
-//! the host's to the last bit; float kernels are compared with f64 by relative L2. Deliberately absent: the persistent
-//! kernel, which is judged by whole tokens against the kernels checked here (`cargo xtask gpu-smoke`).
+//! the host's to the last bit; float kernels are compared with f64 by relative L2. Deliberately absent: the kernels of
+//! decoding steps (see [`super::smoke_step`]).
 
 use super::driver::{Buffer, Device};
 use super::forward::{gemm_shape, head_kernel, product_kernel, rows_of_block};
@@ -34,9 +34,9 @@ impl Check {
     }
 }
 
-struct Lab {
-    device: Device,
-    kernels: Kernels,
+pub(super) struct Lab {
+    pub(super) device: Device,
+    pub(super) kernels: Kernels,
     rng: SplitMix64,
     checks: Vec<Check>,
 }
@@ -63,38 +63,44 @@ pub fn run(seed: u64, rounds: usize) -> Result<Vec<Check>> {
         lab.norm()?;
         lab.head()?;
         lab.attention()?;
+        lab.step()?;
     }
     Ok(lab.checks)
 }
 
 impl Lab {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         (self.rng.next_u64() % n as u64) as usize
     }
 
-    fn floats(&mut self, n: usize) -> Vec<f32> {
+    pub(super) fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| (self.rng.next_u64() >> 40) as f32 / (1u32 << 23) as f32 - 1.0).collect()
     }
 
-    fn codes(&mut self, n: usize) -> Vec<i8> {
+    pub(super) fn codes(&mut self, n: usize) -> Vec<i8> {
         (0..n).map(|_| (self.rng.next_u64() % 3) as i8 - 1).collect()
     }
 
-    fn note(&mut self, kernel: &str, shape: String, error: f64, allowed: f64) {
+    pub(super) fn note(&mut self, kernel: &str, shape: String, error: f64, allowed: f64) {
         self.checks.push(Check { kernel: kernel.into(), shape, error, allowed });
     }
 
-    fn poisoned(&self, n: usize) -> Result<Buffer<f32>> {
+    pub(super) fn poisoned(&self, n: usize) -> Result<Buffer<f32>> {
         self.device.upload("a poisoned output", &vec![f32::NAN; n])
     }
 
-    fn floats_of(&self, buffer: &Buffer<f32>, n: usize) -> Result<Vec<f32>> {
+    pub(super) fn floats_of(&self, buffer: &Buffer<f32>, n: usize) -> Result<Vec<f32>> {
         let mut out = vec![0.0; n];
         self.device.read(buffer, 0, &mut out)?;
         Ok(out)
     }
 
-    fn launch<P: cudarc::driver::DeviceRepr>(&self, name: &str, shape: Shape, params: &P) -> Result<()> {
+    pub(super) fn launch<P: cudarc::driver::DeviceRepr>(
+        &self,
+        name: &str,
+        shape: Shape,
+        params: &P,
+    ) -> Result<()> {
         // SAFETY: 1. every caller passes the kernel's struct. 2. Its addresses are of buffers that the caller keeps until it
         // has read results, of the sizes that the shape needs. 3. One stream.
         unsafe { self.kernels.launch(&self.device, name, shape, params) }
@@ -501,7 +507,7 @@ impl Lab {
 }
 
 /// |got - want| / |want|; NaN where anything is.
-fn relative(got: &[f32], want: &[f32]) -> f64 {
+pub(super) fn relative(got: &[f32], want: &[f32]) -> f64 {
     let square = |v: f64| v * v;
     let off: f64 = got.iter().zip(want).map(|(g, w)| square(f64::from(*g) - f64::from(*w))).sum();
     let norm: f64 = want.iter().map(|w| square(f64::from(*w))).sum();
@@ -509,7 +515,7 @@ fn relative(got: &[f32], want: &[f32]) -> f64 {
 }
 
 /// The part of elements that are not equal to the last bit.
-fn differing(got: &[f32], want: &[f32]) -> f64 {
+pub(super) fn differing(got: &[f32], want: &[f32]) -> f64 {
     let off = got.iter().zip(want).filter(|(g, w)| g.to_bits() != w.to_bits()).count();
     off as f64 / want.len() as f64
 }

@@ -28,6 +28,10 @@ const CHIPS: &[&str] = &["80", "86", "89", "90"];
 const NEWEST: &str = "90";
 /// Files that use instructions of the newest chips only.
 const NEWEST_ONLY: &[&str] = &["decode"];
+/// Files that use instructions of one chip alone, which no later one has: no PTX of them.
+const ONE_CHIP: &[&str] = &["step_attend", "step_gemm", "step_rows", "step_wide"];
+/// That chip, as the compiler calls it where these instructions are wanted.
+const ONE: &str = "90a";
 /// The first nvcc that knows every instruction used.
 const OLDEST_NVCC: &str = "12.8";
 
@@ -73,11 +77,10 @@ pub fn build(ctx: &Ctx) -> Result<Manifest> {
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let mut manifest = Manifest { compiler, files: Vec::new(), kernels: Vec::new() };
     for name in names(&sources)? {
-        let chips: Vec<String> = CHIPS
-            .iter()
-            .filter(|chip| !NEWEST_ONLY.contains(&name.as_str()) || **chip == NEWEST)
-            .map(|c| c.to_string())
-            .collect();
+        let one = ONE_CHIP.contains(&name.as_str());
+        let wanted = |chip: &&&str| !NEWEST_ONLY.contains(&name.as_str()) || **chip == NEWEST;
+        let chips: Vec<&str> = if one { vec![ONE] } else { CHIPS.iter().filter(wanted).copied().collect() };
+        let ptx = if one { vec![] } else { vec![format!("arch=compute_{NEWEST},code=compute_{NEWEST}")] };
         let path = out.join(format!("{name}.fatbin"));
         let partial = out.join(format!("{name}.partial"));
         // In the folder of the sources, so that no path of this machine gets into the file.
@@ -89,7 +92,7 @@ pub fn build(ctx: &Ctx) -> Result<Manifest> {
                     .iter()
                     .flat_map(|chip| ["-gencode".into(), format!("arch=compute_{chip},code=sm_{chip}")]),
             )
-            .args(["-gencode".to_string(), format!("arch=compute_{NEWEST},code=compute_{NEWEST}")])
+            .args(ptx.into_iter().flat_map(|target| ["-gencode".into(), target]))
             .args([format!("{name}.cu"), "-o".into()])
             .args([&partial]);
         let mut progress = ctx.out.progress(format!("compiling {name}.cu for {} chips", chips.len()));
@@ -106,7 +109,7 @@ pub fn build(ctx: &Ctx) -> Result<Manifest> {
             file: format!("{name}.fatbin"),
             sha256: sha256(&path)?,
             bytes: fs::metadata(&path)?.len(),
-            chips,
+            chips: chips.into_iter().map(String::from).collect(),
         });
     }
     let text = serde_json::to_string_pretty(&manifest)?;
@@ -226,7 +229,8 @@ fn resources(lines: &[String]) -> Vec<Resources> {
     for line in lines {
         if let Some(rest) = line.split("Compiling entry function '").nth(1) {
             let name = rest.split('\'').next().unwrap_or_default();
-            open = rest.contains(&format!("'sm_{NEWEST}'")) && !name.is_empty();
+            let newest = [NEWEST, ONE].iter().any(|chip| rest.contains(&format!("'sm_{chip}'")));
+            open = newest && !name.is_empty();
             if open {
                 found.push(Resources { kernel: name.into(), ..Resources::default() });
             }
@@ -303,6 +307,20 @@ ptxas info    : Used 128 registers, used 1 barriers, 256 bytes smem, 64 bytes cu
     #[test]
     fn every_kernel_file_is_compiled() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(SOURCES);
-        assert_eq!(names(&sources).unwrap(), ["attention", "decode", "exact", "gemm", "quants", "rows"]);
+        assert_eq!(
+            names(&sources).unwrap(),
+            [
+                "attention",
+                "decode",
+                "exact",
+                "gemm",
+                "quants",
+                "rows",
+                "step_attend",
+                "step_gemm",
+                "step_rows",
+                "step_wide"
+            ]
+        );
     }
 }

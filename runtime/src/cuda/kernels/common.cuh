@@ -20,20 +20,21 @@ __device__ __forceinline__ int dot4(uint32_t a, uint32_t b, int d) {
 // c += a [16 weights rows, 32] * b [32, 8 tokens], int8, exact.
 __device__ __forceinline__ void mma_s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                                        uint32_t b1) {
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// The same with a unsigned.
-__device__ __forceinline__ void mma_u8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                       uint32_t b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
+// The two steps of 32 that word w (row g) and word w8 (row g + 8) hold.
+struct Unpacked {
+    uint32_t a[4], a8[4];
+    Unpacked() = default;
+    __device__ Unpacked(uint32_t w, uint32_t w8) {
+#pragma unroll
+        for (int c = 0; c < 4; c++) a[c] = w >> 2 * c & FIELD, a8[c] = w8 >> 2 * c & FIELD;
+    }
+};
 
 // c += a [16, 16] * b [16, 8], half floats summed in f32.
 __device__ __forceinline__ void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -122,6 +123,27 @@ __device__ __forceinline__ float exp_exact(float x) {
     const float j = __fmaf_rn(__fmaf_rn(high, u, low), u, __fmul_rn(__uint_as_float(0x3f7ffff6), b));
     const float k = __uint_as_float((__float_as_uint(shifted) << 23) + __float_as_uint(1.0f));
     return x < -87.3f ? 0.0f : __fmaf_rn(j, k, k);
+}
+
+// Four lanes have a position; lane l of them dimensions 32 j + 8 l ... + 7. `sum` holds the chains over j of these eight.
+// Returns, in every lane, the sum in the order of the definition.
+__device__ __forceinline__ float add_lanes(const float (&sum)[8], int l) {
+    float four[4], two[2];
+    const bool low = l < 2, even = l % 2 == 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {  // lanes l and l + 2; the lower ones keep elements 0, 1, 4, 5
+        const float keep = low ? sum[i / 2 * 4 + i % 2] : sum[i / 2 * 4 + i % 2 + 2];
+        const float send = low ? sum[i / 2 * 4 + i % 2 + 2] : sum[i / 2 * 4 + i % 2];
+        four[i] = __fadd_rn(keep, __shfl_xor_sync(ALL, send, 2));
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {  // the even lanes keep elements 0 and 4 (or 2 and 6), the odd ones 1 and 5 (3 and 7)
+        const float keep = even ? four[2 * i] : four[2 * i + 1], send = even ? four[2 * i + 1] : four[2 * i];
+        two[i] = __fadd_rn(keep, __shfl_xor_sync(ALL, send, 1));
+    }
+    float v = __fadd_rn(two[0], two[1]);
+    v = __fadd_rn(v, __shfl_xor_sync(ALL, v, 1));
+    return __fadd_rn(v, __shfl_xor_sync(ALL, v, 2));
 }
 
 enum Activation { SILU = 0, SQUARED_RELU = 1 };

@@ -20,6 +20,7 @@ constexpr int WORDS = 5;        // words of a packed row per lane: rows of 2560,
 constexpr int DOWN_PARTS = 4;   // warps that share a row of the down projection
 constexpr int MAX_HEAD_ROWS = 1216;
 constexpr int GROUP = 4;        // query heads of one KV head that are taken together in a long context
+constexpr int SHORT = 512;      // positions of a short context at most, as in cuda::decode
 
 struct Decode {
     const uint8_t* weights;           // [layers] of q,k,v | o | gate | up | down, packed rows
@@ -51,13 +52,13 @@ static_assert(sizeof(Decode) == 256, "cuda::params has the same");
 // The four products of a layer, and the regions of shared memory with this block's rows of them.
 enum Phase { QKV, OUT, UP, DOWN, PHASES };
 
-using One = AttendBlock<THREADS, 1>;
 using Four = AttendBlock<THREADS, GROUP>;
 constexpr int PART = GROUP * MAX_DIM + 2 * GROUP, PART_SLOTS = (PART + 2) / 3;
 
 struct Shared {
     uint64_t barriers[PHASES];
-    float2 red[WARPS];
+    double squares[WARPS];
+    float2 largest[WARPS];
     int sums[WARPS];
     int results[MAX_RESULTS];
     float2 scales[MAX_LAYERS * 7];
@@ -70,12 +71,16 @@ struct Shared {
             float2 angles[MAX_DIM / 2];
             float flat[PART + 3];
             union __align__(16) {
-                One::Shared one;
+                struct {
+                    float scores[SHORT], parts[8][MAX_DIM], maxima[WARPS];
+                    double sums[WARPS];
+                } exact;
                 Four::Shared four;
                 float merge[MAX_SPLITS][PART];
             };
         } attention;
         struct {
+            float2 red[WARPS];
             float2 scores[MAX_HEAD_ROWS];  // approximate score and bound, by row of the head
             float4 best[WARPS];
             __align__(16) int8_t bytes[2 * 32 * 16 * HEAD_WORDS];
@@ -130,11 +135,30 @@ struct Place {
 };
 
 struct Quantized {
-    float unit;  // of one step: absmax / 127
+    float scale;  // 127 / absmax
     int sum;
 };
 
-// Receives the input of a product, normalises it and writes it as int8 into `act`.
+// The sum of a double over the block, by every thread; `place` has one per warp. A barrier is inside.
+__device__ __forceinline__ double sum_block(double v, double* place) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);
+    if (lane == 0) place[warp] = v;
+    __syncthreads();
+    v = place[lane % WARPS];
+#pragma unroll
+    for (int step = WARPS / 2; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);
+    return v;
+}
+
+__device__ __forceinline__ float inverse_rms(double squares, int n, float eps) {
+    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(static_cast<float>(squares / n), eps)));
+}
+
+// Receives the input of a product, normalises it and writes it as int8 into `act`, rounded as on the CPU. Which element is
+// the largest after the norm is told from the products with the weights, before the norm is known; its value then is
+// exact.
 template <int PHASE>
 __device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* slots, const float4* weights, uint32_t ticket) {
     constexpr int EACH = PHASE == DOWN ? 5 : 2;
@@ -152,7 +176,8 @@ __device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* 
             w[i] = __ldg(weights + slot);
         }
     }
-    float squares = 0.0f, largest = 0.0f;
+    double squares = 0.0;
+    float largest = -1.0f, largest_v = 0.0f, largest_w = 0.0f;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int slot = tid + i * THREADS;
@@ -161,23 +186,21 @@ __device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* 
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++) {
                 // Places that are padding hold zero.
-                squares = fmaf(v[i].v[j], v[i].v[j], squares);
-                v[i].v[j] *= j == 0 ? w[i].x : j == 1 ? w[i].y : w[i].z;
-                largest = fmaxf(largest, fabsf(v[i].v[j]));
+                const float weight = j == 0 ? w[i].x : j == 1 ? w[i].y : w[i].z, size = fabsf(__fmul_rn(v[i].v[j], weight));
+                squares += static_cast<double>(__fmul_rn(v[i].v[j], v[i].v[j]));
+                if (size > largest) largest = size, largest_v = v[i].v[j], largest_w = weight;
             }
         }
     }
-    squares = warp_sum(squares), largest = warp_max_positive(largest);
-    if (lane == 0) s.red[warp] = make_float2(squares, largest);
-    __syncthreads();
     {
-        const float2 one = s.red[lane % WARPS];
-        squares = one.x, largest = warp_max_positive(one.y);
-#pragma unroll
-        for (int step = WARPS / 2; step > 0; step /= 2) squares += __shfl_xor_sync(ALL, squares, step);
+        const float most = warp_max_positive(fmaxf(largest, 0.0f));
+        const int from = __ffs(__ballot_sync(ALL, largest == most)) - 1;
+        largest_v = __shfl_sync(ALL, largest_v, max(from, 0)), largest_w = __shfl_sync(ALL, largest_w, max(from, 0));
+        if (lane == 0) s.largest[warp] = make_float2(largest_v, largest_w);
     }
-    const float inverse = rsqrtf(__fdividef(squares, n) + x.p.eps);
-    const float absmax = fmaxf(largest * inverse, 1e-5f), scale = __fdividef(127.0f, absmax);
+    const float inverse = inverse_rms(sum_block(squares, s.squares), n, x.p.eps);
+    const float2 one = s.largest[lane % WARPS];
+    const float scale = token_scale(warp_max_positive(fabsf(__fmul_rn(__fmul_rn(one.x, inverse), one.y))));
     int sum = 0;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
@@ -191,7 +214,8 @@ __device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* 
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++) {
                 // Rounded to an integer in the low bits, see `quantize`.
-                const int q = __float_as_int(__fmaf_rn(v[i].v[j] * inverse, scale, 12582912.0f));
+                const float weight = j == 0 ? w[i].x : j == 1 ? w[i].y : w[i].z;
+                const int q = __float_as_int(__fmaf_rn(__fmul_rn(__fmul_rn(v[i].v[j], inverse), weight), scale, 12582912.0f));
                 if (PHASE != OUT || j < count) act[at + j] = static_cast<int8_t>(q), sum += static_cast<int8_t>(q);
             }
         }
@@ -199,7 +223,7 @@ __device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* 
     sum = __reduce_add_sync(ALL, sum);
     if (lane == 0) s.sums[warp] = sum;
     __syncthreads();
-    return Quantized{absmax * (1.0f / 127.0f), __reduce_add_sync(ALL, lane < WARPS ? s.sums[lane] : 0)};
+    return Quantized{scale, __reduce_add_sync(ALL, lane < WARPS ? s.sums[lane] : 0)};
 }
 
 // results[part * rows + row] = code products of this block's packed rows with `act`: a row by one warp, or by PARTS, and
@@ -258,7 +282,6 @@ __device__ __forceinline__ void product(const Place& x, const uint4* from, uint4
     const Rows& mine = x.rows<PHASE>();
     const int which = PHASE == QKV ? (mine.first + i >= x.query) + (mine.first + i >= x.query + x.kv) : PHASE == OUT ? 3 : PHASE == UP ? 4 : 6;
     const float2 scale = scales[which], of_up = scales[5];
-    const float unit = q.unit * scale.x * scale.y, up_unit = q.unit * of_up.x * of_up.y;
     __syncthreads();
     // Ten slots a warp: lane l has value l of them.
     if (warp * 30 < mine.count) {
@@ -269,8 +292,8 @@ __device__ __forceinline__ void product(const Place& x, const uint4* from, uint4
             if (PHASE == DOWN)
 #pragma unroll
                 for (int part = 1; part < DOWN_PARTS; part++) dot += results[part * mine.count];
-            v = static_cast<float>(dot) * unit;
-            if (PHASE == UP) v = activate(x.p.activation, v, static_cast<float>(results[mine.count] - q.sum) * up_unit);
+            v = descale(dot, q.scale, scale.x, scale.y);
+            if (PHASE == UP) v = activate(x.p.activation, v, descale(results[mine.count] - q.sum, q.scale, of_up.x, of_up.y));
             if (PHASE == OUT || PHASE == DOWN) v = h += v;
         }
         const float second = __shfl_down_sync(ALL, v, 1), third = __shfl_down_sync(ALL, v, 2);
@@ -281,148 +304,7 @@ __device__ __forceinline__ void product(const Place& x, const uint4* from, uint4
     if (threadIdx.x == THREADS - 1 && refill >= 0) x.fetch<PHASE>(refill);
 }
 
-// Which part of attention this block has, over positions [first, last): in a short context (WHOLE) one query head, in a
-// long one all query heads of one KV head. Two kernels, so that only one kind of code has to be at hand.
-template <bool WHOLE> struct Share {
-    int unit, splits, split, head, first, last;
-    __device__ __forceinline__ Share(const Place& x, int positions) {
-        const int block = blockIdx.x;
-        splits = 1, split = 0, unit = block, first = 0, last = positions;
-        if constexpr (WHOLE) {
-            head = unit / (x.p.heads / x.p.kv_heads);
-        } else {
-            splits = max(1, min(min(MAX_SPLITS, static_cast<int>(gridDim.x) / x.p.kv_heads), (positions + x.p.run - 1) / x.p.run));
-            unit = block / splits, split = block % splits, head = unit;
-            const int run = (positions + splits - 1) / splits;
-            first = min(split * run, positions), last = min(first + run, positions);
-        }
-    }
-    __device__ __forceinline__ bool idle(const Place& x) const { return unit >= (WHOLE ? x.p.heads : x.p.kv_heads); }
-};
-
-// Brings what attention of `layer` will read into the L2 cache.
-template <bool WHOLE> __device__ __forceinline__ void prefetch_cache(const Place& x, int layer, const Share<WHOLE>& u) {
-    const int lines = (x.p.head_dim + 63) / 64;  // of 128 bytes, per row
-#pragma unroll 1
-    for (int i = threadIdx.x; i < (u.last - u.first) * 2 * lines; i += THREADS) {
-        const int row = i / (2 * lines), part = i % (2 * lines);
-        const CacheRun run(x.p.cache, x.s.pages, layer, part / lines, u.head);
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(run.row(u.first + row) + part % lines * 64));
-    }
-}
-
-// Publishes `n` values of shared memory from slot `to` on.
-__device__ __forceinline__ void publish_all(uint4* to, const float* values, int n, uint32_t ticket) {
-#pragma unroll 1
-    for (int slot = threadIdx.x; slot < slots_of(n); slot += THREADS) {
-        const int k = 3 * slot;
-        publish(to + slot, values[k], k + 1 < n ? values[k + 1] : 0.0f, k + 2 < n ? values[k + 2] : 0.0f, ticket);
-    }
-}
-
-// One head of attention, to slots of its own.
-__device__ __forceinline__ void publish_head(uint4* to, const float* values, int n, uint32_t ticket) {
-    const int k = EACH_SLOT * threadIdx.x;
-    if (k >= n) return;
-    publish(to + threadIdx.x, values[k], k + 1 < n ? values[k + 1] : 0.0f, k + 2 < n ? values[k + 2] : 0.0f, ticket);
-}
-
-// Attention of this block's share. The slots of every query head are its own. Runs of positions are merged by the block
-// of the first run.
-template <bool WHOLE>
-__device__ __forceinline__ void attention(const Place& x, int layer, int position, const Share<WHOLE>& u, uint32_t ticket) {
-    const Decode& p = x.p;
-    auto& s = x.s.attention;
-    const int tid = threadIdx.x, positions = position + 1, group = p.heads / p.kv_heads, dim = p.head_dim, pairs = p.rope_dim / 2;
-    const int heads = WHOLE ? 1 : group;
-    if (tid >= THREADS - pairs) {
-        const int pair = tid - (THREADS - pairs);
-        s.angles[pair] = p.angles[static_cast<long long>(position) * pairs + pair];
-    }
-    // Queries, then the new key and value: 256 threads wait for queries, 128 for each of the others.
-    const int q0 = (WHOLE ? u.unit : u.head * group) * dim;
-    const int start = tid < 256 ? q0 : tid < 384 ? x.query + u.head * dim : x.query + x.kv + u.head * dim;
-    const int wanted = tid < 256 ? heads * dim : dim, slot = start / EACH_SLOT + (tid < 256 ? tid : tid % 128);
-    if (slot * EACH_SLOT < start + wanted) {
-        const Slot found = receive(p.qkv + slot, ticket);
-        float* to = tid < 256 ? s.raw : tid < 384 ? s.fresh : s.fresh + MAX_DIM;
-#pragma unroll
-        for (int j = 0; j < EACH_SLOT; j++) {
-            const int k = slot * EACH_SLOT + j - start;
-            if (k >= 0 && k < wanted) to[k] = found.v[j];
-        }
-    }
-    __syncthreads();
-    const bool owner = u.last == positions;
-    const float scale = rsqrtf(static_cast<float>(dim)) * 1.4426950408889634f;  // exponents to base 2
-    // Element d of a head after RoPE.
-    auto rotated = [&](const float* v, int d) {
-        if (d >= p.rope_dim) return v[d];
-        const int pair = p.neox ? (d >= pairs ? d - pairs : d) : d / 2;
-        const bool second = p.neox ? d >= pairs : d % 2;
-        const float a = v[p.neox ? pair : 2 * pair], b = v[p.neox ? pair + pairs : 2 * pair + 1];
-        const float2 angle = s.angles[pair];
-        return second ? fmaf(a, angle.y, b * angle.x) : fmaf(a, angle.x, -(b * angle.y));
-    };
-    const int h = tid / MAX_DIM, d = tid % MAX_DIM;
-    if (h < heads) s.query[tid] = d < dim ? round_half(rotated(s.raw + h * dim, d)) * scale : 0.0f;
-    else if (!WHOLE && h < GROUP) s.query[tid] = 0.0f;
-    if (owner && h >= 2 && d < dim) {  // the last two quarters: key, value
-        const bool value = h == 3;
-        const __half v = __float2half_rn(value ? s.fresh[MAX_DIM + d] : rotated(s.fresh, d));
-        (value ? s.value : s.key)[d] = v;
-        if (!WHOLE || u.unit % group == 0) {
-            CacheRun(p.cache, x.s.pages, layer, value, u.head).row(position)[d] = v;
-            __threadfence();
-        }
-    }
-    __syncthreads();
-    const CacheRun keys(p.cache, x.s.pages, layer, 0, u.head), values(p.cache, x.s.pages, layer, 1, u.head);
-    const int fresh = owner ? position : -1;
-    if constexpr (WHOLE) {
-        One::run(keys, values, u.first, u.last, s.query, fresh, s.key, s.value, s.one,
-                 [&](int, int at, float sum, float, float weight) { s.flat[at] = __fdividef(sum, weight); });
-        __syncthreads();
-        publish_head(p.attn + u.unit * slots_of(dim), s.flat, dim, ticket);
-    } else {
-        Four::run(keys, values, u.first, u.last, s.query, fresh, s.key, s.value, s.four,
-                  [&](int of, int at, float sum, float maximum, float weight) {
-                      s.flat[of * MAX_DIM + at] = u.splits == 1 ? __fdividef(sum, weight) : sum;
-                      if (at == 0) s.flat[GROUP * MAX_DIM + 2 * of] = maximum, s.flat[GROUP * MAX_DIM + 2 * of + 1] = weight;
-                  });
-        __syncthreads();
-        uint4* out = p.attn + u.head * group * slots_of(dim);
-        auto publish_heads = [&](const float* from) {
-    #pragma unroll 1
-            for (int i = 0; i < group; i++) publish_head(out + i * slots_of(dim), from + i * MAX_DIM, dim, ticket);
-        };
-        if (u.splits == 1) return publish_heads(s.flat);
-        uint4* partials = p.partial + u.head * MAX_SPLITS * PART_SLOTS;
-        publish_all(partials + u.split * PART_SLOTS, s.flat, PART, ticket);
-        if (u.split != 0) return;
-    #pragma unroll 1
-        for (int i = tid; i < u.splits * PART_SLOTS; i += THREADS) {
-            const Slot found = receive(partials + i, ticket);
-            const int k = i % PART_SLOTS * 3;
-    #pragma unroll
-            for (int j = 0; j < 3; j++)
-                if (k + j < PART) s.merge[i / PART_SLOTS][k + j] = found.v[j];
-        }
-        __syncthreads();
-        float largest = -1e30f, sum = 0.0f, weight = 0.0f;
-    #pragma unroll 1
-        for (int i = 0; i < u.splits; i++) largest = fmaxf(largest, s.merge[i][GROUP * MAX_DIM + 2 * h]);
-    #pragma unroll 1
-        for (int i = 0; i < u.splits; i++) {
-            const float factor = exp2f(s.merge[i][GROUP * MAX_DIM + 2 * h] - largest);
-            weight = fmaf(factor, s.merge[i][GROUP * MAX_DIM + 2 * h + 1], weight);
-            sum = fmaf(factor, s.merge[i][tid], sum);
-        }
-        s.flat[tid] = __fdividef(sum, weight);
-        __syncthreads();
-        publish_heads(s.flat);
-    }
-}
+#include "decode_attend.cuh"
 
 // The better of two candidates (score, row): the higher score, of equals the lower row.
 __device__ __forceinline__ void better(float& score, int& row, float other, int other_row) {
@@ -435,7 +317,7 @@ __device__ __forceinline__ int choose(const Place& x, const Rows& vocab, const f
     const Decode& p = x.p;
     auto& s = x.s.head;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, blocks = gridDim.x;
-    const HeadInput<HEAD_WORDS> input(normed, p.hidden, x.s.red, s.bytes);
+    const HeadInput<HEAD_WORDS> input(normed, p.hidden, s.red, s.bytes);
     float low = -INFINITY;
 #pragma unroll 1
     for (int row = 2 * warp; row < vocab.count; row += 2 * WARPS) {
@@ -542,24 +424,18 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
         // The final norm, in the memory of `act`.
         float* normed = reinterpret_cast<float*>(memory + x.act);
         __syncthreads();
-        float squares = 0.0f;
+        double squares = 0.0;
 #pragma unroll 1
         for (int slot = tid; slot < hidden_slots; slot += THREADS) {
             const Slot found = receive(p.out + slot, ticket);
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++)
-                if (EACH_SLOT * slot + j < p.hidden) squares = fmaf(found.v[j], found.v[j], squares), normed[EACH_SLOT * slot + j] = found.v[j];
+                if (EACH_SLOT * slot + j < p.hidden) squares += static_cast<double>(__fmul_rn(found.v[j], found.v[j])), normed[EACH_SLOT * slot + j] = found.v[j];
         }
-        squares = warp_sum(squares);
-        if (tid % 32 == 0) s.red[tid / 32].x = squares;
-        __syncthreads();
-        squares = 0.0f;
-#pragma unroll 1
-        for (int i = 0; i < WARPS; i++) squares += s.red[i].x;
-        const float inverse = rsqrtf(squares / p.hidden + p.eps);
+        const float inverse = inverse_rms(sum_block(squares, s.squares), p.hidden, p.eps);
 #pragma unroll 1
         for (int i = tid; i < p.hidden; i += THREADS) {
-            const float v = normed[i] * inverse * p.final_norm[i];
+            const float v = __fmul_rn(__fmul_rn(normed[i], inverse), p.final_norm[i]);
             normed[i] = round_half(v);  // as the head takes it
             if (!p.choose && blockIdx.x == 0) p.normed[i] = v;
         }

@@ -43,7 +43,7 @@ __device__ __forceinline__ int slots_of(int n) { return (n + EACH_SLOT - 1) / EA
 
 // The slots [first, last) of `slots` that block `block` of `blocks` writes.
 __device__ __forceinline__ int first_slot(int slots, int block, int blocks) {
-    return static_cast<int>(static_cast<long long>(slots) * block / blocks);
+    return static_cast<int>(static_cast<unsigned>(slots) * static_cast<unsigned>(block) / static_cast<unsigned>(blocks));
 }
 
 // Bulk copies to shared memory that arrive on a barrier of their own.

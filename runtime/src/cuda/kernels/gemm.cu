@@ -44,15 +44,6 @@ __device__ __forceinline__ void finish(const Gemm& g, int row, int token, int do
     }
 }
 
-// The two steps of 32 that word w (row g) and word w8 (row g + 8) hold.
-struct Unpacked {
-    uint32_t a[4], a8[4];
-    __device__ Unpacked(uint32_t w, uint32_t w8) {
-#pragma unroll
-        for (int c = 0; c < 4; c++) a[c] = w >> 2 * c & FIELD, a8[c] = w8 >> 2 * c & FIELD;
-    }
-};
-
 constexpr int TILE_N = 128, TILE_K = 128, STAGES = 4, TILE_THREADS = 256;
 
 template <int TILE_M, int EPILOGUE>

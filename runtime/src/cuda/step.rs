@@ -1,0 +1,558 @@
+//! Decoding steps, one token each of up to 64 sequences, as graphs of overlapping launches (kernels/step_*.cu): when a model
+//! fits them, their memory, their shapes, their launches.
+//!
+//! In: tokens, positions and pages, written once per step or once for several greedy steps of one sequence. Out: chosen
+//! tokens with their logits, or normed states that the full head takes. Five launches a layer for up to 8 rows, nine
+//! beyond; every launch starts while the one before it still runs, and fetches weights meanwhile. Deliberately
+//! absent: the arithmetic; sequences (see [`super::executor`]); models and chips that do not fit, which
+//! [`super::forward`] computes.
+
+use super::driver::{Buffer, Device, failure};
+use super::forward::Buffers;
+use super::kernels::{Kernels, Shape};
+use super::params::{StepAttend, StepGemm, StepRows, StepWide, Turn};
+use super::weights::{DeviceModel, Head, Layers};
+use crate::engine::pages::PAGE;
+use crate::model::{HiddenActivation, RopePairing};
+use crate::{Error, Result};
+use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Rows of one step at most, as STEP_ROWS in kernels/step.cuh.
+pub const ROWS: usize = 64;
+/// Steps whose choices are kept.
+pub const HISTORY: usize = 64;
+/// Groups of 64 columns that a block takes at most, as CHUNKS in kernels/step_gemm.cu has them.
+const GROUPS: usize = 14;
+/// Rows of up to which products are those of kernels/step_gemm.cu; beyond, of kernels/step_wide.cu.
+const NARROW: usize = 8;
+/// Positions of which two chunks of values lie in shared memory.
+const CHUNK: usize = 128;
+/// Rows of the head of one block of step_pick.
+const PICK: usize = 2048;
+
+/// What a step leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// The best of so many tokens and its logit, per row.
+    Best { below: usize },
+    /// As `Best` of all tokens; the chosen ones are what the next step evaluates.
+    Chain,
+    /// Normed states.
+    Normed,
+}
+
+/// A graph of launches.
+struct Captured(CudaGraph);
+// SAFETY: the handles are used through `&mut Steps`, by one thread at a time; the driver allows any thread.
+unsafe impl Send for Captured {}
+
+/// Memory and graphs of the steps of one model.
+pub struct Steps {
+    phases: usize,
+    stats: Buffer<f64>,        // [phases, ROWS, 2]
+    turns: Buffer<u32>,        // [launches]
+    quants: Buffer<u8>,        // [widest / 128, ROWS, 128]
+    token_scales: Buffer<f32>, // [ROWS]
+    sums: Buffer<i32>,         // [ROWS]
+    split: Buffer<i8>,         // [ROWS, 2, hidden]
+    facts: Buffer<f32>,        // [ROWS, 4]
+    upper: Buffer<f32>,        // [ROWS, vocab]
+    low: Buffer<u32>,          // [ROWS]
+    best: Buffer<u64>,         // [ROWS]
+    chosen: Buffer<u32>,       // [HISTORY, m, 2]
+    done: Buffer<i32>,
+    /// Tokens and positions of ROWS rows, then their pages.
+    places: Buffer<i32>,
+    max_pages: usize,
+    /// Steps that were launched, modulo HISTORY.
+    launched: usize,
+    graphs: HashMap<(usize, usize, Answer), Captured>,
+}
+
+/// Everything that launches read and write.
+pub struct On<'a> {
+    pub device: &'a Device,
+    pub kernels: &'a Kernels,
+    pub model: &'a DeviceModel,
+    pub buffers: &'a Buffers,
+}
+
+impl Steps {
+    /// `None` where the chip or the model does not fit.
+    pub fn new(on: &On<'_>, context: usize) -> Result<Option<Self>> {
+        let On { device, kernels, model, .. } = *on;
+        let config = &model.config;
+        let group = config.heads / config.kv_heads;
+        let fits = kernels.steps
+            && matches!((&model.layers, &model.head), (Layers::Packed(_), Head::Half(_)))
+            && model.embedding.is_some()
+            && matches!(config.head_dim, 64 | 128)
+            && config.heads.is_multiple_of(config.kv_heads)
+            && group <= 4
+            && config.hidden.is_multiple_of(64)
+            && matrices(on).into_iter().all(|(n, k, count)| {
+                narrow(device, n, k, count).is_some() && wide(device, n, k, ROWS, count).is_some()
+            });
+        if !fits {
+            return Ok(None);
+        }
+        let (phases, hidden, max_pages) = (4 * config.layers + 1, config.hidden, context.div_ceil(PAGE));
+        let widest = hidden.max(config.query_dim()).max(config.feed_forward);
+        Ok(Some(Steps {
+            phases,
+            stats: device.zeros("statistics of norms", 2 * phases * ROWS)?,
+            turns: device.zeros("turns of launches", 9 * config.layers)?,
+            quants: device.zeros("int8 activations", ROWS * widest.next_multiple_of(128))?,
+            token_scales: device.zeros("activation scales", ROWS)?,
+            sums: device.zeros("activation sums", ROWS)?,
+            split: device.zeros("the input of the compact head", 2 * ROWS * hidden)?,
+            facts: device.zeros("facts of the compact head's input", 4 * ROWS)?,
+            upper: device.zeros("bounds of logits", ROWS * model.vocab)?,
+            low: device.zeros("bounds of the best logits", ROWS)?,
+            best: device.zeros("best logits", ROWS)?,
+            chosen: device.zeros("chosen tokens", 2 * HISTORY * ROWS)?,
+            done: device.zeros("the number of steps", 1)?,
+            places: device.zeros("places of rows", 2 * ROWS + ROWS * max_pages)?,
+            max_pages,
+            launched: 0,
+            graphs: HashMap::new(),
+        }))
+    }
+
+    /// Whether a step of `rows` rows with so many positions at most can be taken.
+    pub fn take(&self, on: &On<'_>, rows: usize, positions: usize) -> bool {
+        rows <= ROWS && self.attention(on, rows, bucket(positions)).is_some()
+    }
+
+    /// Writes what the next steps evaluate: token, position and pages per row.
+    pub fn stage<'p>(
+        &mut self,
+        device: &Device,
+        rows: impl Iterator<Item = (u32, usize, &'p [u32])>,
+    ) -> Result<()> {
+        let mut places = vec![0i32; 2 * ROWS];
+        for (row, (token, position, pages)) in rows.enumerate() {
+            places[row] = token as i32;
+            places[ROWS + row] = position as i32;
+            places.extend(pages.iter().map(|page| *page as i32));
+            places.resize(2 * ROWS + (row + 1) * self.max_pages, 0);
+        }
+        device.write(&mut self.places, 0, &places)
+    }
+
+    /// Launches one step over `m` staged rows, all of whose positions are below `positions`.
+    pub fn launch(&mut self, on: &On<'_>, m: usize, positions: usize, answer: Answer) -> Result<()> {
+        let key = (m, bucket(positions), answer);
+        if !self.graphs.contains_key(&key) {
+            let failed = |error| failure("capturing a graph", error);
+            let stream = Arc::clone(&on.device.stream);
+            stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed)?;
+            let launched = self.step(on, m, key.1, answer);
+            let graph = stream
+                .end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
+                .map_err(failed)?;
+            launched?;
+            let graph = graph.ok_or_else(|| Error::Accelerator {
+                what: "a graph of launches came out empty".into(),
+                remedy: "update the driver, or use --device cpu".into(),
+            })?;
+            self.graphs.insert(key, Captured(graph));
+        }
+        if answer != Answer::Normed {
+            self.launched = (self.launched + 1) % HISTORY;
+        }
+        self.graphs[&key].0.launch().map_err(|error| failure("launching a graph", error))
+    }
+
+    /// (token, logit) of `m` rows, of the last `steps` steps, in order.
+    pub fn chosen(&self, device: &Device, m: usize, steps: usize) -> Result<Vec<(u32, f32)>> {
+        let mut found = Vec::with_capacity(m * steps);
+        let first = (self.launched + HISTORY - steps) % HISTORY;
+        let mut read = |from: usize, to: usize| -> Result<()> {
+            let mut words = vec![0u32; 2 * m * (to - from)];
+            device.read(&self.chosen, 2 * m * from, &mut words)?;
+            found.extend(words.chunks_exact(2).map(|pair| (pair[0], f32::from_bits(pair[1]))));
+            Ok(())
+        };
+        read(first, (first + steps).min(HISTORY))?;
+        if first + steps > HISTORY {
+            read(0, first + steps - HISTORY)?;
+        }
+        Ok(found)
+    }
+
+    fn step(&self, on: &On<'_>, m: usize, positions: usize, answer: Answer) -> Result<()> {
+        let On { device, model, buffers: b, .. } = *on;
+        let (Layers::Packed(packed), Head::Half(head)) = (&model.layers, &model.head) else {
+            unreachable!("steps are made for packed layers and a head of half floats")
+        };
+        let config = &model.config;
+        let (hidden, query, kv) = (config.hidden, config.query_dim(), config.kv_dim());
+        let vector = |at: Option<usize>| at.map_or(0, |at| model.vectors.address(at));
+        let stat = |phase: usize| self.stats.address(2 * phase * ROWS);
+        let rows = StepRows {
+            embedding: model.embedding.expect("steps are made where the embedding is on the device"),
+            tokens: self.places.at,
+            positions: self.places.address(ROWS),
+            hidden: b.hidden.at,
+            stats: self.stats.at,
+            turns: self.turns.at,
+            first_norm: vector(Some(model.norms[0].attn)),
+            final_norm: model.final_norm.at,
+            normed: b.normed_address(),
+            split: self.split.at,
+            facts: self.facts.at,
+            head: head.half.at,
+            compact: head.compact.at,
+            head_facts: head.facts.at,
+            upper: self.upper.at,
+            low: self.low.at,
+            best: self.best.at,
+            chosen: self.chosen.at,
+            done: self.done.at,
+            hidden_size: hidden as i32,
+            vocab: model.vocab as i32,
+            below: if let Answer::Best { below } = answer { below as i32 } else { model.vocab as i32 },
+            phases: self.phases as i32,
+            m: m as i32,
+            history: HISTORY as i32,
+            eps: config.rms_eps,
+            advance: (answer == Answer::Chain).into(),
+            launches: (9 * config.layers) as i32,
+            spare: 0,
+        };
+        on.launch("step_embed", Shape::new((m, 1, 1), 256, 0), 1, &rows)?;
+        let cut =
+            self.attention(on, m, positions).expect("the caller has asked whether the step can be taken");
+        let attend = format!("step_attend_{}_{}", config.head_dim, cut.name);
+        // Every launch waits for the blocks of the one before it.
+        let (mut launches, mut blocks) = (0, 0);
+        let mut turn = |grid: (u32, u32, u32)| {
+            let ready = if launches == 0 { 0 } else { self.turns.address(launches - 1) };
+            let turn = Turn { ready, done: self.turns.address(launches), expected: blocks, spare: 0 };
+            (launches, blocks) = (launches + 1, grid.0 * grid.1 * grid.2);
+            turn
+        };
+        // Where each product's weights are in a layer, and where they end.
+        let at = [0, packed.offsets[0], packed.offsets[1], packed.offsets[2], packed.layer_bytes];
+        for layer in 0..config.layers {
+            let norms = model.norms[layer];
+            let base = layer * packed.layer_bytes;
+            let after_this =
+                model.norms.get(layer + 1).map_or(rows.final_norm, |next| vector(Some(next.attn)));
+            let gemm = |turn: &mut dyn FnMut((u32, u32, u32)) -> Turn,
+                        index: usize,
+                        which: &str,
+                        x: u64,
+                        norm: u64,
+                        out: u64,
+                        next_norm: u64|
+             -> Result<()> {
+                let (n, k, count) = matrices(on)[index];
+                let bound = if index == 0 { [query, query + kv] } else { [n, n] }.map(|row| row as i32);
+                let phase = 4 * layer + index;
+                let weights = packed.weights.address(base + at[index]);
+                let scales = packed.scales.address(layer * 14 + 2 * [0, 3, 4, 6][index]);
+                let activation = (config.activation == HiddenActivation::SquaredRelu).into();
+                if m <= NARROW {
+                    let p = narrow(device, n, k, count).expect("checked when the steps were made");
+                    let shape = p.shape();
+                    let params = StepGemm {
+                        weights,
+                        x,
+                        norm,
+                        before: stat(phase),
+                        scales,
+                        out,
+                        after: stat(phase + 1),
+                        next_norm,
+                        turn: turn(shape.grid),
+                        n: n as i32,
+                        m: m as i32,
+                        k: k as i32,
+                        tiles: p.tiles as i32,
+                        round: p.round as i32,
+                        bound,
+                        activation,
+                        eps: config.rms_eps,
+                        spare: 0,
+                    };
+                    return on.launch(&format!("step_gemm_{which}"), shape, p.cluster as u32, &params);
+                }
+                let p = wide(device, n, k, m, count).expect("checked when the steps were made");
+                let quantize = Shape::new((m, 1, 1), 512, 0);
+                let mut params = StepWide {
+                    weights,
+                    x,
+                    norm,
+                    before: stat(phase),
+                    quants: self.quants.at,
+                    token_scales: self.token_scales.at,
+                    sums: self.sums.at,
+                    scales,
+                    out,
+                    after: stat(phase + 1),
+                    next_norm,
+                    turn: turn(quantize.grid),
+                    n: n as i32,
+                    m: m as i32,
+                    k: k as i32,
+                    rows: p.rows as i32,
+                    bound,
+                    activation,
+                    stages: p.stages as i32,
+                    eps: config.rms_eps,
+                    spare: 0,
+                };
+                on.launch("step_quantize", quantize, 1, &params)?;
+                params.turn = turn(p.shape.grid);
+                on.launch(&format!("step_wide_{}_{which}", p.rows), p.shape, 1, &params)
+            };
+            let first = vector(Some(norms.attn));
+            gemm(&mut turn, 0, "store", b.hidden.at, first, b.qkv_address(), 0)?;
+            let params = StepAttend {
+                qkv: b.qkv_address(),
+                out: b.attention_address(),
+                angles: model.angles.at,
+                positions: rows.positions,
+                pages: self.places.address(2 * ROWS),
+                after: stat(4 * layer + 1),
+                next_norm: vector(norms.attn_sub),
+                turn: turn(cut.shape.grid),
+                cache: b.cache,
+                max_pages: self.max_pages as i32,
+                layer: layer as i32,
+                heads: config.heads as i32,
+                rope_dim: config.rope_dim as i32,
+                neox: (config.rope_pairing == RopePairing::Neox).into(),
+                places: cut.places as i32,
+                chunk: cut.chunk as i32,
+                spare: 0,
+            };
+            on.launch(&attend, cut.shape, cut.splits as u32, &params)?;
+            let (mid, act, sub) = (vector(Some(norms.ffn)), vector(norms.ffn_sub), vector(norms.attn_sub));
+            gemm(&mut turn, 1, "add", b.attention_address(), sub, b.hidden.at, mid)?;
+            gemm(&mut turn, 2, "gate_up", b.hidden.at, mid, b.gate_address(), act)?;
+            gemm(&mut turn, 3, "add", b.gate_address(), act, b.hidden.at, after_this)?;
+        }
+        on.launch("step_final", Shape::new((m, 1, 1), 256, 4 * hidden), 1, &rows)?;
+        if answer == Answer::Normed {
+            return Ok(());
+        }
+        let (name, tokens, tile_rows) = match m {
+            0..=8 => ("step_scores_8", 8, 256),
+            9..=32 => ("step_scores_32", 32, 128),
+            _ => ("step_scores_64", 64, 128),
+        };
+        let grid = (model.vocab.div_ceil(tile_rows), m.div_ceil(tokens), 1);
+        on.launch(name, Shape::new(grid, 256, 0), 1, &rows)?;
+        on.launch("step_pick", Shape::new((model.vocab.div_ceil(PICK), m, 1), 256, 4 * hidden), 1, &rows)?;
+        on.launch("step_choose", Shape::new((1, 1, 1), ROWS as u32, 0), 1, &rows)
+    }
+
+    /// How attention is cut.
+    fn attention(&self, on: &On<'_>, m: usize, positions: usize) -> Option<Attention> {
+        let config = &on.model.config;
+        attention(on.device, m, positions, (config.heads, config.kv_heads, config.head_dim))
+    }
+}
+
+impl On<'_> {
+    fn launch<P: cudarc::driver::DeviceRepr>(
+        &self,
+        name: &str,
+        shape: Shape,
+        cluster: u32,
+        params: &P,
+    ) -> Result<()> {
+        // SAFETY: 1. every caller passes the struct that is named like the kernel's. 2. Addresses are of the model, its
+        // buffers and those of `Steps`, which outlive the stream's work on them; shapes were checked against them. 3. One
+        // stream, and every kernel waits for the one before it reads what that wrote.
+        unsafe { self.kernels.launch_step(self.device, name, shape, cluster, params) }
+    }
+}
+
+/// Rows, columns and matrices at once of the four products of a layer.
+fn matrices(on: &On<'_>) -> [(usize, usize, usize); 4] {
+    let config = &on.model.config;
+    let (hidden, query, ffn) = (config.hidden, config.query_dim(), config.feed_forward);
+    [(query + 2 * config.kv_dim(), hidden, 1), (hidden, query, 1), (ffn, hidden, 2), (hidden, ffn, 1)]
+}
+
+/// The launch of a product of up to [`NARROW`] rows: see kernels/step_gemm.cu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Narrow {
+    pub cluster: usize,
+    clusters: usize,
+    pub tiles: usize,
+    pub round: usize,
+    shared: usize,
+}
+
+impl Narrow {
+    pub fn shape(&self) -> Shape {
+        Shape::new((self.clusters * self.cluster, 1, 1), 256, self.shared)
+    }
+}
+
+/// Shared memory that kernels have of their own, at most.
+const STATIC: usize = 9 << 10;
+
+pub(super) fn narrow(device: &Device, n: usize, k: usize, matrices: usize) -> Option<Narrow> {
+    cut_narrow(device.multiprocessors as usize, device.shared_limit - STATIC, n, k, matrices)
+}
+
+/// `None` where the columns are too many, or what a block needs is too much.
+fn cut_narrow(
+    multiprocessors: usize,
+    shared_limit: usize,
+    n: usize,
+    k: usize,
+    matrices: usize,
+) -> Option<Narrow> {
+    let groups = k / 64;
+    let fits = |c: &usize| groups.div_ceil(*c) <= GROUPS && (*c >= 4 || groups < 4 * c);
+    let cluster = [1, 2, 4, 8].into_iter().find(fits)?;
+    let all = n.div_ceil(16);
+    let tiles = all.div_ceil((multiprocessors / cluster).max(1));
+    let most = groups.div_ceil(cluster);
+    let weights = (matrices * tiles * 16 * (most | 1) * 16).next_multiple_of(1024);
+    // Sums of a tile: eight rows, sixteen and a pad of four.
+    let sums = |round: usize| matrices * cluster * round.div_ceil(cluster) * NARROW * 20 * 4;
+    let shared = |round: usize| weights + most.div_ceil(2) * NARROW * 128 + sums(round);
+    let round =
+        (1..=tiles).map(|rounds| tiles.div_ceil(rounds)).find(|round| shared(*round) <= shared_limit)?;
+    Some(Narrow { cluster, clusters: all.div_ceil(tiles), tiles, round, shared: shared(round) })
+}
+
+/// The launch of a product of more rows: see kernels/step_wide.cu.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wide {
+    /// Rows that the kernel is made for.
+    pub rows: usize,
+    pub stages: usize,
+    pub shape: Shape,
+}
+
+pub(super) fn wide(device: &Device, n: usize, k: usize, m: usize, matrices: usize) -> Option<Wide> {
+    cut_wide(device.shared_limit - STATIC, n, k, m, matrices)
+}
+
+fn cut_wide(shared_limit: usize, n: usize, k: usize, m: usize, matrices: usize) -> Option<Wide> {
+    const TEAMS: usize = 4;
+    let rows = m.next_power_of_two().max(16);
+    let weights = matrices * 64 * (k / 4 + if (k / 64).is_multiple_of(2) { 16 } else { 0 });
+    let stage = TEAMS * rows * 128;
+    let stages = k.div_ceil(128).div_ceil(TEAMS).min(shared_limit.checked_sub(weights)? / stage).min(16);
+    // Sums of the teams take the place of everything else at the end.
+    let shared = (weights + stages * stage).max(matrices * rows * 1024);
+    let fits = stages > 0 && shared <= shared_limit && k <= 8192;
+    fits.then(|| Wide { rows, stages, shape: Shape::new((n.div_ceil(64), 1, 1), 512, shared) })
+}
+
+/// How attention is cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attention {
+    /// Of the kernel, after the head dimension.
+    pub name: &'static str,
+    /// Blocks of one cluster.
+    pub splits: usize,
+    pub shape: Shape,
+    /// Positions of one block.
+    pub places: usize,
+    /// Positions whose values are copied at once.
+    pub chunk: usize,
+}
+
+/// `None` where a block would need too much. `heads` are the query heads, the KV heads and their dimension.
+fn attention(device: &Device, m: usize, positions: usize, heads: (usize, usize, usize)) -> Option<Attention> {
+    let multiprocessors = device.multiprocessors as usize;
+    let units = m * heads.1;
+    let name = match positions {
+        0..=256 if m * heads.0 <= 2 * multiprocessors => "1_one",
+        0..=256 => "1",
+        257..=1024 if 4 * units > 2 * multiprocessors => "1",
+        _ => "4",
+    };
+    let cut = cut_attention(name, m, positions, heads);
+    let fits = positions <= 512 * PAGE && cut.shape.shared as usize + (16 << 10) <= device.shared_limit;
+    fits.then_some(cut)
+}
+
+pub(super) fn cut_attention(
+    name: &'static str,
+    m: usize,
+    positions: usize,
+    (heads, kv_heads, dim): (usize, usize, usize),
+) -> Attention {
+    let (splits, together) = match name {
+        "1_one" => (1, 1),
+        "1" => (1, 4),
+        _ => (4, 4),
+    };
+    let places = positions.div_ceil(splits).next_multiple_of(64);
+    let chunk = CHUNK.min(places);
+    let chunks = if places > chunk { 2 } else { 1 };
+    let weights = places * together * if splits == 4 { 6 } else { 4 };
+    let grid = (splits, if together == 1 { heads } else { kv_heads }, m);
+    Attention {
+        name,
+        splits,
+        shape: Shape::new(grid, 256, weights + chunks * chunk * dim * 2),
+        places,
+        chunk,
+    }
+}
+
+/// How many of `tokens` steps in a chain from `position` on one graph serves.
+pub fn chain_len(position: usize, tokens: usize) -> usize {
+    tokens.min(HISTORY).min(bucket(position + 1) - position)
+}
+
+/// Graphs are kept by the next power of two of positions, 128 at least.
+fn bucket(positions: usize) -> usize {
+    positions.next_power_of_two().max(128)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = (227 << 10) - STATIC;
+
+    #[test]
+    fn products_of_the_2b_model_fit_and_cover_every_row() {
+        for (n, k, matrices) in [(3840, 2560, 1), (2560, 2560, 1), (6912, 2560, 2), (2560, 6912, 1)] {
+            let p = cut_narrow(132, LIMIT, n, k, matrices).expect("it fits");
+            assert!(p.clusters * p.tiles * 16 >= n && (p.clusters - 1) * p.tiles * 16 < n, "{p:?}");
+            assert!(p.clusters * p.cluster <= 132 && p.shared <= LIMIT && p.round == p.tiles, "{p:?}");
+            for m in [9, 17, 64] {
+                let w = cut_wide(LIMIT, n, k, m, matrices).expect("it fits");
+                assert!(w.rows >= m && w.shape.shared as usize <= LIMIT && w.stages >= 2, "{w:?}");
+            }
+        }
+        assert_eq!(cut_narrow(132, LIMIT, 64, 64, 1).map(|p| p.cluster), Some(1));
+        assert_eq!(cut_narrow(132, LIMIT, 2560, 16_384, 1), None, "too many columns");
+        assert!(cut_wide(LIMIT, 2560, 16_384, 9, 1).is_none(), "too many columns");
+    }
+
+    #[test]
+    fn a_chain_ends_where_its_graph_does() {
+        assert_eq!((chain_len(0, 10), chain_len(120, 64), chain_len(128, 500)), (10, 8, HISTORY));
+    }
+
+    #[test]
+    fn chunks_of_values_are_whole_turns_of_32_positions() {
+        for (name, positions) in [("1_one", 128), ("1", 256), ("4", 1024), ("4", 16_384)] {
+            let cut = cut_attention(name, 3, positions, (20, 5, 128));
+            assert!(
+                cut.places * cut.splits >= positions && cut.chunk.is_multiple_of(32 / cut.splits),
+                "{cut:?}"
+            );
+            assert!(cut.shape.shared < 200 << 10, "{cut:?}");
+        }
+    }
+}
