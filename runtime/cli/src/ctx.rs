@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 pub struct Ctx {
     pub env: Env,
@@ -31,12 +31,7 @@ impl Ctx {
     /// From here on the first Ctrl-C only sets the flag; a second one ends the process at once.
     pub fn catch_interrupts(&self) {
         let flag = Arc::clone(&self.interrupt);
-        let handler = move || {
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(bitforge_schema::exit::ExitCode::Interrupted as i32);
-            }
-        };
-        if let Err(error) = ctrlc::set_handler(handler) {
+        if let Err(error) = ctrlc::set_handler(move || super::interrupt::handle(&flag)) {
             self.note(format_args!("warning: Ctrl-C will not end this command cleanly: {error}"));
         }
     }

@@ -19,6 +19,7 @@ mod format;
 mod inspect;
 mod inspect_html;
 mod inspect_run;
+mod interrupt;
 mod json;
 mod kernels;
 mod lab;

@@ -10,10 +10,11 @@ mod command;
 mod file;
 mod input;
 mod session;
-mod terminal;
+pub mod terminal;
 
 use super::args::ChatCommandArgs;
 use super::ctx::Ctx;
+use super::interrupt::Waiting;
 use super::run::sampling_params;
 use super::{prompt, settings};
 use bitnet_runtime::chat::Role;
@@ -23,7 +24,6 @@ use bitnet_runtime::{Error, Result};
 use command::{Command, Metrics};
 use input::{Input, Line};
 use session::{Answered, Session};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub fn run(ctx: &mut Ctx, args: &ChatCommandArgs) -> Result<()> {
     let params = sampling_params(&args.sampling);
@@ -190,7 +190,7 @@ impl Chat<'_> {
 
     /// Answers the last question, showing words as they come. A question that cannot be answered is taken back.
     fn answer(&mut self, input: &Input) -> Result<()> {
-        self.ctx.interrupt.store(false, Ordering::Relaxed);
+        // The flag is as waiting for the line left it: a Ctrl-C since then is meant for this answer.
         let terminal = input.is_terminal();
         let (ctx, mut shown) = (self.ctx, String::new());
         let answered = self.session.answer(
@@ -264,20 +264,4 @@ fn load(ctx: &Ctx, session: &mut Session, path: &std::path::Path) -> Result<()> 
     session.system = conversation.system;
     session.messages = conversation.messages;
     Ok(())
-}
-
-/// While it lives, the interrupt flag is set, so that the handler takes a signal for the second one and leaves.
-struct Waiting<'a>(&'a AtomicBool);
-
-impl<'a> Waiting<'a> {
-    fn start(flag: &'a AtomicBool) -> Self {
-        flag.store(true, Ordering::Relaxed);
-        Waiting(flag)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
 }

@@ -11,18 +11,24 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// Whether stdin is a terminal that edits lines itself, so that no editor has it.
+pub fn is_cooked() -> bool {
+    settings().is_some_and(|settings| settings.c_lflag & libc::ICANON != 0)
+}
+
+fn settings() -> Option<libc::termios> {
+    let mut settings = std::mem::MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: `tcgetattr` writes a whole termios where it returns 0, and it is read only then.
+    unsafe {
+        (libc::tcgetattr(libc::STDIN_FILENO, settings.as_mut_ptr()) == 0).then(|| settings.assume_init())
+    }
+}
+
 static BEFORE: OnceLock<libc::termios> = OnceLock::new();
 
 /// Puts the settings that stdin has now back when the process exits: a signal may end it while a line is edited.
 pub fn restore_at_exit() {
-    let mut settings = std::mem::MaybeUninit::<libc::termios>::uninit();
-    // SAFETY: `tcgetattr` writes a whole termios where it returns 0, and it is read only then.
-    let settings = unsafe {
-        if libc::tcgetattr(libc::STDIN_FILENO, settings.as_mut_ptr()) != 0 {
-            return;
-        }
-        settings.assume_init()
-    };
+    let Some(settings) = settings() else { return };
     if BEFORE.set(settings).is_ok() {
         // SAFETY: `restore` is a function without captures; it only reads a static and calls `tcsetattr`.
         unsafe { libc::atexit(restore) };

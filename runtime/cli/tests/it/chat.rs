@@ -166,6 +166,7 @@ fn ctrl_c_at_any_moment_leaves_a_chat_that_works() {
         // Before and within the prompt's evaluation, and in the answer. (A key before that is typed ahead.)
         terminal.send(&format!("{question}\r"));
         terminal.wait(TAKEN);
+        terminal.wait_cooked();
         std::thread::sleep(Duration::from_millis(milliseconds));
         terminal.send(CTRL_C);
         terminal.wait("Ctrl-C once more leaves");

@@ -164,6 +164,15 @@ impl Terminal {
         settings.c_lflag & cooked == cooked
     }
 
+    /// Waits until [`Self::is_cooked`]: from then on Ctrl-C is a signal, before it is a key that is typed ahead.
+    pub fn wait_cooked(&self) {
+        let deadline = Instant::now() + FOREVER;
+        while !self.is_cooked() {
+            assert!(Instant::now() < deadline, "the editor kept the terminal");
+            std::thread::yield_now();
+        }
+    }
+
     /// The exit code, once the program ended by itself; the terminal must be as it was.
     pub fn end(&mut self) -> i32 {
         let deadline = Instant::now() + FOREVER;
