@@ -87,7 +87,7 @@ impl Matrix {
     }
 
     /// A matrix of rows packed elsewhere.
-    #[cfg(any(test, feature = "gpu"))]
+    #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn of_bytes(name: &str, ty: TensorType, rows: usize, columns: usize, bytes: Vec<u8>) -> Self {
         let row_bytes = ty.row_bytes(columns as u64).expect("whole blocks") as usize;
         assert_eq!(bytes.len(), rows * row_bytes);
