@@ -6,8 +6,9 @@
 //! is told to evaluate again or to use the CPU.
 
 use super::decode::{self, Plan};
-use super::driver::{Buffer, Device, failure};
+use super::driver::{Buffer, Device};
 use super::forward::{Buffers, Forward, LOGITS_ROWS};
+use super::graph::Captured;
 use super::kernels::Kernels;
 use super::params::Cache;
 use super::step::{self, Steps};
@@ -20,8 +21,6 @@ use crate::gpu::{Accelerator, Facts, OpenOptions};
 use crate::model::{Matrix, Model};
 use crate::{Error, Result};
 use bitforge_schema::protocol::KernelCount;
-use cudarc::driver::CudaGraph;
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,11 +31,6 @@ mod steps;
 const ROWS: usize = 2048;
 /// Decoding batches of up to so many rows are captured.
 const GRAPH_ROWS: usize = LOGITS_ROWS;
-
-/// A graph of launches.
-struct Captured(CudaGraph);
-// SAFETY: the handles are used through `&mut Executor`, by one thread at a time; the driver allows any thread.
-unsafe impl Send for Captured {}
 
 pub struct Executor {
     device: Device,
@@ -243,24 +237,15 @@ impl Executor {
     fn decode_graph(&mut self, m: usize, positions: usize) -> Result<()> {
         let key = (m, bucket(positions));
         if !self.graphs.contains_key(&key) {
-            let failed = |error| failure("capturing a graph", error);
             let stream = Arc::clone(&self.device.stream);
-            stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed)?;
-            let launched = self
-                .layers(m, &[Segment::Decode { first: 0, count: m }], key.1)
-                .and_then(|()| self.forward().head(0, m))
-                .and_then(|()| self.forward().choose(m, self.model.vocab));
-            let graph = stream
-                .end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
-                .map_err(failed)?;
-            launched?;
-            let graph = graph.ok_or_else(|| Error::Accelerator {
-                what: "a graph of launches came out empty".into(),
-                remedy: "update the driver, or use --device cpu".into(),
+            let graph = Captured::of(&stream, || {
+                self.layers(m, &[Segment::Decode { first: 0, count: m }], key.1)?;
+                self.forward().head(0, m)?;
+                self.forward().choose(m, self.model.vocab)
             })?;
-            self.graphs.insert(key, Captured(graph));
+            self.graphs.insert(key, graph);
         }
-        self.graphs[&key].0.launch().map_err(|error| failure("launching a graph", error))
+        self.graphs[&key].launch()
     }
 
     /// Counts `rows` rows that went through the layers and `logits` that went through the head.

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod driver;
 pub mod executor;
 pub mod forward;
+mod graph;
 pub mod kernels;
 pub mod params;
 pub mod smoke;

@@ -7,16 +7,15 @@
 //! absent: the arithmetic; sequences (see [`super::executor`]); models and chips that do not fit, which
 //! [`super::forward`] computes.
 
-use super::driver::{Buffer, Device, failure};
+use super::driver::{Buffer, Device};
 use super::forward::Buffers;
+use super::graph::Captured;
 use super::kernels::{Kernels, Shape};
 use super::params::{StepAttend, StepGemm, StepRows, StepWide, Turn};
 use super::weights::{DeviceModel, Head, Layers};
+use crate::Result;
 use crate::engine::pages::PAGE;
 use crate::model::{HiddenActivation, RopePairing};
-use crate::{Error, Result};
-use cudarc::driver::CudaGraph;
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -43,11 +42,6 @@ pub enum Answer {
     /// Normed states.
     Normed,
 }
-
-/// A graph of launches.
-struct Captured(CudaGraph);
-// SAFETY: the handles are used through `&mut Steps`, by one thread at a time; the driver allows any thread.
-unsafe impl Send for Captured {}
 
 /// Memory and graphs of the steps of one model.
 pub struct Steps {
@@ -147,24 +141,14 @@ impl Steps {
     pub fn launch(&mut self, on: &On<'_>, m: usize, positions: usize, answer: Answer) -> Result<()> {
         let key = (m, bucket(positions), answer);
         if !self.graphs.contains_key(&key) {
-            let failed = |error| failure("capturing a graph", error);
             let stream = Arc::clone(&on.device.stream);
-            stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed)?;
-            let launched = self.step(on, m, key.1, answer);
-            let graph = stream
-                .end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
-                .map_err(failed)?;
-            launched?;
-            let graph = graph.ok_or_else(|| Error::Accelerator {
-                what: "a graph of launches came out empty".into(),
-                remedy: "update the driver, or use --device cpu".into(),
-            })?;
-            self.graphs.insert(key, Captured(graph));
+            let graph = Captured::of(&stream, || self.step(on, m, key.1, answer))?;
+            self.graphs.insert(key, graph);
         }
         if answer != Answer::Normed {
             self.launched = (self.launched + 1) % HISTORY;
         }
-        self.graphs[&key].0.launch().map_err(|error| failure("launching a graph", error))
+        self.graphs[&key].launch()
     }
 
     /// (token, logit) of `m` rows, of the last `steps` steps, in order.
