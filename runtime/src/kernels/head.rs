@@ -16,6 +16,10 @@ pub const BLOCK: usize = 32;
 pub const GROUP: usize = 16;
 /// Bytes of the coarse codes of a block of a group.
 pub const COARSE_BYTES: usize = GROUP * BLOCK / 2;
+/// Blocks whose coarse codes and multipliers lie together: seventeen cache lines.
+pub const RUN: usize = 4;
+/// Bytes of such a run: codes [RUN, COARSE_BYTES], then multipliers [RUN, GROUP].
+pub const RUN_BYTES: usize = RUN * (COARSE_BYTES + GROUP);
 /// Sums of the fine dot product: four columns of even and of odd blocks each.
 pub const FINE_LANES: usize = 16;
 /// Queries that one call of the coarse kernel takes.
@@ -32,15 +36,21 @@ impl Shape {
         self.columns.div_ceil(BLOCK)
     }
 
-    /// Codes [blocks, COARSE_BYTES], then multipliers [blocks, GROUP].
+    /// Runs of blocks [runs, RUN_BYTES], so that a group is one stream of memory; blocks after the last are zeros.
     pub const fn coarse_bytes(self) -> usize {
-        self.blocks() * (COARSE_BYTES + GROUP)
+        self.blocks().div_ceil(RUN) * RUN_BYTES
     }
 
     /// Codes [blocks, BLOCK / 2], then multipliers [blocks]; per row.
     pub const fn fine_bytes(self) -> usize {
         self.blocks() * (BLOCK / 2 + 1)
     }
+}
+
+/// Where a group has the coarse codes [COARSE_BYTES] and the multipliers [GROUP] of a block.
+pub const fn coarse_places(block: usize) -> [usize; 2] {
+    let (run, block) = (block / RUN * RUN_BYTES, block % RUN);
+    [run + block * COARSE_BYTES, run + RUN * COARSE_BYTES + block * GROUP]
 }
 
 /// A group of rows to be packed.

@@ -1,17 +1,23 @@
 //! Packing and scoring of a compact head: the portable definition (see [`crate::kernels::head`]).
 
-use crate::kernels::head::{BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape};
+use crate::kernels::head::{
+    BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape, coarse_places,
+};
 
 pub const HEAD: HeadKernel =
     HeadKernel { id: "head.q4x2.scalar", level: crate::kernels::SimdLevel::Scalar, pack, coarse, fine };
 
-/// Packs a group; the bits of a row depend on its values and its number alone.
-#[inline(always)]
 pub fn pack(args: &mut Pack<'_>) {
+    pack_with(args, round);
+}
+
+/// Packs a group; the bits of a row depend on its values and its number alone. `round` gives the coarse and the fine
+/// codes of a block, as [`round`] does.
+#[inline(always)]
+pub fn pack_with(args: &mut Pack<'_>, round: impl Fn(&[f32; BLOCK], f32, u32) -> [[u8; BLOCK / 2]; 2]) {
     let Shape { columns } = args.shape;
     let (blocks, fine_bytes) = (args.shape.blocks(), args.shape.fine_bytes());
-    let (codes, multipliers) = args.coarse.split_at_mut(blocks * COARSE_BYTES);
-    multipliers.fill(0);
+    args.coarse.fill(0);
     args.scales.fill(0.0);
     for (r, row) in args.rows.chunks_exact(columns).enumerate() {
         let largest = row.iter().fold(0f32, |largest, w| largest.max(w.abs()));
@@ -26,28 +32,22 @@ pub fn pack(args: &mut Pack<'_>) {
             w[..some.len()].copy_from_slice(some);
             let largest = w.iter().fold(0f32, |largest, w| largest.max(w.abs()));
             let c = if scale > 0.0 { (largest / (15.0 * scale)).ceil().min(255.0) } else { 0.0 };
-            (multipliers[block * GROUP + r], fine_multipliers[block]) = (c as u8, c as u8);
+            let [codes, multipliers] = coarse_places(block);
+            (args.coarse[multipliers + r], fine_multipliers[block]) = (c as u8, c as u8);
             let inverse = if c > 0.0 { 1.0 / (scale * c) } else { 0.0 };
             let seed = ((args.first + r) as u32).wrapping_mul(0x9e37_79b9) ^ (block as u32 * BLOCK as u32);
-            let [q, f] = round(&w, inverse, seed);
-            let (low, high) = q.split_at(BLOCK / 2);
-            for (four, (low, high)) in low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0).enumerate()
-            {
-                let place = block * COARSE_BYTES + (four * GROUP + r) * 4;
-                codes[place..place + 4]
-                    .copy_from_slice(&std::array::from_fn::<u8, 4, _>(|i| low[i] | high[i] << 4));
+            let [coarse, fine_codes] = round(&w, inverse, seed);
+            for (four, codes_of_four) in coarse.as_chunks::<4>().0.iter().enumerate() {
+                args.coarse[codes + (four * GROUP + r) * 4..][..4].copy_from_slice(codes_of_four);
             }
-            let (low, high) = f.split_at(BLOCK / 2);
-            for (i, code) in fine[block * BLOCK / 2..][..BLOCK / 2].iter_mut().enumerate() {
-                *code = low[i] | high[i] << 4;
-            }
+            fine[block * BLOCK / 2..][..BLOCK / 2].copy_from_slice(&fine_codes);
         }
     }
 }
 
-/// Coarse and fine codes of a block: w times `inverse` is in -15..=15.
+/// Coarse and fine codes of a block, column i below column i + 16: w times `inverse` is in -15..=15.
 #[inline(always)]
-fn round(w: &[f32; BLOCK], inverse: f32, seed: u32) -> [[u8; BLOCK]; 2] {
+pub fn round(w: &[f32; BLOCK], inverse: f32, seed: u32) -> [[u8; BLOCK / 2]; 2] {
     let (mut coarse, mut fine) = ([0; BLOCK], [0; BLOCK]);
     for i in 0..BLOCK {
         let random = hash(seed.wrapping_add(i as u32));
@@ -60,7 +60,7 @@ fn round(w: &[f32; BLOCK], inverse: f32, seed: u32) -> [[u8; BLOCK]; 2] {
         let f = (rest.mul_add(3.75, 7.5) + fine_up).clamp(0.0, 15.0) as i32;
         (coarse[i], fine[i]) = (q as u8, f as u8);
     }
-    [coarse, fine]
+    [coarse, fine].map(|codes| std::array::from_fn(|i| codes[i] | codes[i + BLOCK / 2] << 4))
 }
 
 /// Thirty-two bits that look random (the finaliser of MurmurHash3).
@@ -74,14 +74,14 @@ fn hash(x: u32) -> u32 {
 pub fn coarse(args: &mut Coarse<'_>) {
     let (blocks, bytes) = (args.shape.blocks(), args.shape.coarse_bytes());
     for (group, packed) in args.groups.chunks_exact(bytes).enumerate() {
-        let (codes, multipliers) = packed.split_at(blocks * COARSE_BYTES);
         for (q, query) in args.queries.iter().enumerate() {
             let out = q * args.stride + group * GROUP;
             for r in 0..GROUP {
                 let (mut score, mut square) = (0f32, 0f32);
                 for block in 0..blocks {
-                    let dot = coarse_dot(&codes[block * COARSE_BYTES..][..COARSE_BYTES], r, query, block);
-                    let c = f32::from(multipliers[block * GROUP + r]);
+                    let [codes, multipliers] = coarse_places(block);
+                    let dot = coarse_dot(&packed[codes..][..COARSE_BYTES], r, query, block);
+                    let c = f32::from(packed[multipliers + r]);
                     score = (dot as f32).mul_add(c * query.scales[block], score);
                     square = (c * c).mul_add(query.squares[block], square);
                 }

@@ -6,29 +6,32 @@
 use super::simd::{load_f32, load128, load256, widen};
 use crate::kernels::SimdLevel;
 use crate::kernels::arch::all::head as portable;
-use crate::kernels::head::{BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape};
+use crate::kernels::head::{
+    BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape, coarse_places,
+};
 use std::arch::x86_64::*;
 
 pub const HEAD: HeadKernel = HeadKernel { id: "head.q4x2.avx2", level: SimdLevel::Avx2, pack, coarse, fine };
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pack(args: &mut Pack<'_>) {
-    portable::pack(args);
+    portable::pack_with(args, portable::round);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn coarse(args: &mut Coarse<'_>) {
     let (blocks, bytes) = (args.shape.blocks(), args.shape.coarse_bytes());
     for (group, packed) in args.groups.chunks_exact(bytes).enumerate() {
-        let (codes, multipliers) = packed.split_at(blocks * COARSE_BYTES);
-        let (codes, multipliers) = (codes.as_chunks::<32>().0, multipliers.as_chunks::<8>().0);
         for (q, query) in args.queries.iter().enumerate() {
             // Rows 0 to 7, then 8 to 15.
             for half in 0..2 {
                 let (mut scores, mut squares) = (_mm256_setzero_ps(), _mm256_setzero_ps());
                 for block in 0..blocks {
-                    let dot = dot(&codes[block * 8..][..8], half, query, block);
-                    let c = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load64(&multipliers[2 * block + half])));
+                    let [codes, multipliers] = coarse_places(block);
+                    let codes = packed[codes..][..COARSE_BYTES].as_chunks::<32>().0;
+                    let multipliers = packed[multipliers..][..GROUP].as_chunks::<8>().0;
+                    let dot = dot(codes, half, query, block);
+                    let c = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load64(&multipliers[half])));
                     let factor = _mm256_mul_ps(c, _mm256_set1_ps(query.scales[block]));
                     scores = _mm256_fmadd_ps(dot, factor, scores);
                     let square = _mm256_mul_ps(c, c);

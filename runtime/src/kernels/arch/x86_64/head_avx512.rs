@@ -6,7 +6,9 @@
 use super::simd512::{broadcast4, load_f32, load512, store_f32};
 use crate::kernels::SimdLevel;
 use crate::kernels::arch::all::head as portable;
-use crate::kernels::head::{BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape};
+use crate::kernels::head::{
+    BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, RUN, RUN_BYTES, Shape,
+};
 use std::arch::x86_64::*;
 
 pub const HEAD: HeadKernel =
@@ -14,7 +16,47 @@ pub const HEAD: HeadKernel =
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn pack(args: &mut Pack<'_>) {
-    portable::pack(args);
+    portable::pack_with(args, |w, inverse, seed| round(w, inverse, seed));
+}
+
+/// As the portable one, sixteen columns at a time.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn round(w: &[f32; BLOCK], inverse: f32, seed: u32) -> [[u8; BLOCK / 2]; 2] {
+    let columns = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let (halves, _) = w.as_chunks::<16>();
+    let code = |value: __m512, up: __m512i, steps: f32| {
+        // Dividing by a power of two is exact, and so is the product.
+        let up = _mm512_mul_ps(_mm512_cvtepi32_ps(up), _mm512_set1_ps(1.0 / 65_536.0));
+        let code = _mm512_add_ps(_mm512_fmadd_ps(value, _mm512_set1_ps(steps), _mm512_set1_ps(7.5)), up);
+        _mm512_cvttps_epi32(_mm512_min_ps(_mm512_max_ps(code, _mm512_setzero_ps()), _mm512_set1_ps(15.0)))
+    };
+    let half = |w: &[f32; 16], seed: u32| {
+        let random = hash(_mm512_add_epi32(_mm512_set1_epi32(seed as i32), columns));
+        let value = _mm512_mul_ps(load_f32(w), _mm512_set1_ps(inverse));
+        let q = code(value, _mm512_srli_epi32::<16>(random), 0.5);
+        let grid = _mm512_sub_epi32(_mm512_slli_epi32::<1>(q), _mm512_set1_epi32(15));
+        let rest = _mm512_sub_ps(value, _mm512_cvtepi32_ps(grid));
+        [q, code(rest, _mm512_and_si512(random, _mm512_set1_epi32(0xffff)), 3.75)]
+    };
+    let ([q, f], [q_high, f_high]) = (half(&halves[0], seed), half(&halves[1], seed.wrapping_add(16)));
+    let bytes = |low: __m512i, high: __m512i| {
+        let both = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
+        let mut bytes = [0; 16];
+        super::simd::store128(&mut bytes, _mm512_cvtepi32_epi8(both));
+        bytes
+    };
+    [bytes(q, q_high), bytes(f, f_high)]
+}
+
+/// As the portable one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+fn hash(x: __m512i) -> __m512i {
+    let mix = |x: __m512i, factor: u32| _mm512_mullo_epi32(x, _mm512_set1_epi32(factor as i32));
+    let x = mix(_mm512_xor_si512(x, _mm512_srli_epi32::<16>(x)), 0x85eb_ca6b);
+    let x = mix(_mm512_xor_si512(x, _mm512_srli_epi32::<13>(x)), 0xc2b2_ae35);
+    _mm512_xor_si512(x, _mm512_srli_epi32::<16>(x))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
@@ -45,35 +87,40 @@ fn coarse_of<const N: usize>(args: &mut Coarse<'_>) {
     }
     let nibble = _mm512_set1_epi8(15);
     for (group, packed) in args.groups.chunks_exact(bytes).enumerate() {
-        let (codes, multipliers) = packed.split_at(blocks * COARSE_BYTES);
-        let codes = &codes.as_chunks::<64>().0.as_chunks::<4>().0[..blocks];
-        let multipliers = &multipliers.as_chunks::<GROUP>().0[..blocks];
         let (mut scores, mut squares) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
-        for block in 0..blocks {
-            let mut unpacked = [_mm512_setzero_si512(); 8];
-            for i in 0..4 {
-                prefetch(codes[block][i].as_ptr().wrapping_add(4096));
-                let both = load512(&codes[block][i]);
-                unpacked[i] = _mm512_and_si512(both, nibble);
-                unpacked[4 + i] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibble);
-            }
-            prefetch(multipliers[block].as_ptr().wrapping_add(bytes));
-            let c = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(super::simd::load128(&multipliers[block])));
-            let square = _mm512_mul_ps(c, c);
-            for n in 0..N {
-                let mut sums = [_mm512_setzero_si512(); 4];
-                for i in 0..8 {
-                    let (high, low) = (broadcast4(&high[n][block][i]), broadcast4(&low[n][block][i]));
-                    sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], unpacked[i], high);
-                    sums[2 + i % 2] = _mm512_dpbusd_epi32(sums[2 + i % 2], unpacked[i], low);
+        for (run, packed) in packed.as_chunks::<RUN_BYTES>().0.iter().enumerate() {
+            let (codes, multipliers) = packed.split_at(RUN * COARSE_BYTES);
+            let (codes, multipliers) =
+                (codes.as_chunks::<COARSE_BYTES>().0, multipliers.as_chunks::<GROUP>().0);
+            for (index, (codes, multipliers)) in codes.iter().zip(multipliers).enumerate() {
+                let block = run * RUN + index;
+                if block >= blocks {
+                    break;
                 }
-                let high = _mm512_slli_epi32::<9>(_mm512_add_epi32(sums[0], sums[1]));
-                let low = _mm512_slli_epi32::<1>(_mm512_add_epi32(sums[2], sums[3]));
-                let sum = _mm512_set1_epi32(offsets[n][block]);
-                let dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(high, low), sum));
-                let factor = _mm512_mul_ps(c, _mm512_set1_ps(scales[n][block]));
-                scores[n] = _mm512_fmadd_ps(dot, factor, scores[n]);
-                squares[n] = _mm512_fmadd_ps(square, _mm512_set1_ps(lengths[n][block]), squares[n]);
+                let codes = codes.as_chunks::<64>().0;
+                let mut unpacked = [_mm512_setzero_si512(); 8];
+                for i in 0..4 {
+                    let both = load512(&codes[i]);
+                    unpacked[i] = _mm512_and_si512(both, nibble);
+                    unpacked[4 + i] = _mm512_and_si512(_mm512_srli_epi16::<4>(both), nibble);
+                }
+                let c = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(super::simd::load128(multipliers)));
+                let square = _mm512_mul_ps(c, c);
+                for n in 0..N {
+                    let mut sums = [_mm512_setzero_si512(); 4];
+                    for i in 0..8 {
+                        let (high, low) = (broadcast4(&high[n][block][i]), broadcast4(&low[n][block][i]));
+                        sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], unpacked[i], high);
+                        sums[2 + i % 2] = _mm512_dpbusd_epi32(sums[2 + i % 2], unpacked[i], low);
+                    }
+                    let high = _mm512_slli_epi32::<9>(_mm512_add_epi32(sums[0], sums[1]));
+                    let low = _mm512_slli_epi32::<1>(_mm512_add_epi32(sums[2], sums[3]));
+                    let sum = _mm512_set1_epi32(offsets[n][block]);
+                    let dot = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_add_epi32(high, low), sum));
+                    let factor = _mm512_mul_ps(c, _mm512_set1_ps(scales[n][block]));
+                    scores[n] = _mm512_fmadd_ps(dot, factor, scores[n]);
+                    squares[n] = _mm512_fmadd_ps(square, _mm512_set1_ps(lengths[n][block]), squares[n]);
+                }
             }
         }
         let scale = load_f32(&args.scales.as_chunks::<GROUP>().0[group]);
@@ -145,12 +192,4 @@ fn load_i32(values: &[i32], mask: u64) -> __m512i {
     assert!(values.len() >= lanes);
     // SAFETY: the mask covers lanes of the slice; others are not touched.
     unsafe { _mm512_maskz_loadu_epi32((0xffffu32 >> (16 - lanes)) as u16, values.as_ptr()) }
-}
-
-/// Fetches codes of a few blocks later, and multipliers of the next group: two streams, one of which starts anew with
-/// every group, are more than the hardware follows at full speed.
-#[inline(always)]
-fn prefetch(bytes: *const u8) {
-    // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.cast()) };
 }
