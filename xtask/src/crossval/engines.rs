@@ -8,9 +8,8 @@ use crate::binary;
 use crate::cli::Cpu;
 use crate::ctx::Ctx;
 use crate::exit::fail;
-use crate::lock::lock;
 use crate::proc::{self, Command, Probe, Stdout};
-use crate::python::python_with_pip;
+use crate::python::{self, Wheels};
 use crate::receipts::store::sha256;
 use anyhow::{Context, Result};
 use bitforge_discovery::Lane;
@@ -117,44 +116,15 @@ fn numpy(ctx: &Ctx) -> Result<Command> {
     if imports(&system) {
         return Ok(system);
     }
-    let requirements = ctx.root()?.join("tools/requirements-oracle.txt");
-    let cache = ctx.cache_dir()?;
-    let dir = cache.join(format!("oracle-{}", &sha256(&requirements)?[..16]));
-    let with_wheel = Command::new("python3").env("PYTHONPATH", &dir);
-    if imports(&with_wheel) {
-        return Ok(with_wheel);
-    }
-    if ctx.offline {
-        return fail(
-            ExitCode::Network,
-            "the oracle needs numpy, python3 has none, and the network is off; install numpy, or unset BITNET_OFFLINE",
-        );
-    }
-    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-    let _lock = lock(ctx, &cache.join("oracle.lock"))?;
-    if imports(&with_wheel) {
-        return Ok(with_wheel);
-    }
-    ctx.out.line("python3 has no numpy; installing the pinned one into the cache for the oracle");
-    let partial = cache.join("oracle.partial");
-    for old in [&partial, &dir] {
-        if old.exists() {
-            fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
-        }
-    }
-    let command = Command::new(python_with_pip(ctx, &cache)?)
-        .args(["-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:"])
-        .args(["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--target"])
-        .args([partial.as_path()])
-        .args(["-r"])
-        .args([&requirements]);
-    let log = cache.join("oracle.log");
-    proc::run(ctx, &command, Stdout::Log, &log, |_| {})?.must_succeed(ExitCode::Network)?;
-    fs::rename(&partial, &dir).with_context(|| format!("renaming to {}", dir.display()))?;
-    if imports(&with_wheel) {
-        return Ok(with_wheel);
-    }
-    fail(ExitCode::Toolchain, format!("the pinned numpy in {} does not import with python3", dir.display()))
+    let with_wheel = |dir: &Path| Command::new("python3").env("PYTHONPATH", dir);
+    let wheels = Wheels {
+        name: "oracle",
+        requirements: "tools/requirements-oracle.txt",
+        notice: "python3 has no numpy; installing the pinned one into the cache for the oracle",
+        offline: "the oracle needs numpy, python3 has none, and the network is off; install numpy, or unset BITNET_OFFLINE",
+    };
+    let dir = python::wheels(ctx, &wheels, |dir| imports(&with_wheel(dir)), |_| Ok(()))?;
+    Ok(with_wheel(&dir))
 }
 
 /// What the stored logits are of.

@@ -6,11 +6,10 @@
 
 use crate::ctx::Ctx;
 use crate::exit::fail;
-use crate::lock::lock;
 use crate::preflight::system::System;
 use crate::preflight::toolchain::version;
 use crate::proc::{self, Command, Probe, Stdout};
-use crate::python::python_with_pip;
+use crate::python::{self, Wheels};
 use crate::receipts::store::sha256;
 use crate::report::{State, table};
 use anyhow::{Context, Result};
@@ -169,53 +168,26 @@ fn probe_version(ctx: &Ctx, nvcc: &Path) -> Option<String> {
     text.lines().find(|line| line.contains("release")).map(|line| line.trim().to_string())
 }
 
-/// Installs the wheels of the requirements file once; its digest names the folder.
+/// nvcc of the pinned wheels.
 fn pinned(ctx: &Ctx) -> Result<PathBuf> {
-    let requirements = ctx.root()?.join(REQUIREMENTS);
-    let cache = ctx.cache_dir()?;
-    let dir = cache.join(format!("cuda-{}", &sha256(&requirements)?[..16]));
-    let nvcc = dir.join("nvidia/cu13/bin/nvcc");
-    if nvcc.is_file() {
-        return Ok(nvcc);
-    }
-    if ctx.offline {
-        return fail(
-            ExitCode::Network,
-            format!(
-                "no nvcc of {OLDEST_NVCC} or later, and the network is off; install CUDA, or unset BITNET_OFFLINE"
-            ),
-        );
-    }
-    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-    let _lock = lock(ctx, &cache.join("cuda.lock"))?;
-    if nvcc.is_file() {
-        return Ok(nvcc);
-    }
-    ctx.out.line("no nvcc that is new enough; installing the pinned one into the cache (100 MiB)");
-    let partial = cache.join("cuda.partial");
-    for old in [&partial, &dir] {
-        if old.exists() {
-            fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
+    const NVCC: &str = "nvidia/cu13/bin/nvcc";
+    let wheels = Wheels {
+        name: "cuda",
+        requirements: REQUIREMENTS,
+        notice: "no nvcc that is new enough; installing the pinned one into the cache (100 MiB)",
+        offline: &format!(
+            "no nvcc of {OLDEST_NVCC} or later, and the network is off; install CUDA, or unset BITNET_OFFLINE"
+        ),
+    };
+    let finish = |dir: &Path| {
+        // nvcc looks for headers in include; the C++ standard headers come in a folder of their own.
+        let include = dir.join("nvidia/cu13/include");
+        if include.join("nv").exists() {
+            return Ok(());
         }
-    }
-    let command = Command::new(python_with_pip(ctx, &cache)?)
-        .args(["-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:"])
-        .args(["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--target"])
-        .args([partial.as_path()])
-        .args(["-r"])
-        .args([&requirements]);
-    proc::run(ctx, &command, Stdout::Log, &cache.join("cuda.log"), |_| {})?
-        .must_succeed(ExitCode::Network)?;
-    // nvcc looks for headers in include; the C++ standard headers come in a folder of their own.
-    let include = partial.join("nvidia/cu13/include");
-    if !include.join("nv").exists() {
-        std::os::unix::fs::symlink("cccl/nv", include.join("nv")).context("linking include/nv")?;
-    }
-    fs::rename(&partial, &dir).with_context(|| format!("renaming to {}", dir.display()))?;
-    if nvcc.is_file() {
-        return Ok(nvcc);
-    }
-    fail(ExitCode::Toolchain, format!("the pinned wheels hold no {}", nvcc.display()))
+        std::os::unix::fs::symlink("cccl/nv", include.join("nv")).context("linking include/nv")
+    };
+    Ok(python::wheels(ctx, &wheels, |dir| dir.join(NVCC).is_file(), finish)?.join(NVCC))
 }
 
 /// Reads `-Xptxas -v`, the part about the newest chip.
