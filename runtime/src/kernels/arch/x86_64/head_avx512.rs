@@ -3,7 +3,7 @@
 //! A vector holds four columns of sixteen rows, so that no sum crosses lanes; codes are unpacked once for all queries
 //! of a call. Results equal the scalar ones bit for bit: integer sums are exact, float operations the same.
 
-use super::simd512::{broadcast4, load_f32, load512, store_f32};
+use super::simd512::{broadcast4, load_f32, load512, prefetch, store_f32};
 use crate::kernels::SimdLevel;
 use crate::kernels::arch::all::head as portable;
 use crate::kernels::head::{BLOCK, COARSE_BYTES, Coarse, FINE_LANES, GROUP, HeadKernel, Pack, Query, Shape};
@@ -52,6 +52,8 @@ fn coarse_of<const N: usize>(args: &mut Coarse<'_>) {
         for block in 0..blocks {
             let mut unpacked = [_mm512_setzero_si512(); 8];
             for i in 0..4 {
+                // Codes of a few blocks later, and multipliers of the next group: two streams, one of which starts anew
+                // with every group, are more than the hardware follows at full speed.
                 prefetch(codes[block][i].as_ptr().wrapping_add(4096));
                 let both = load512(&codes[block][i]);
                 unpacked[i] = _mm512_and_si512(both, nibble);
@@ -145,12 +147,4 @@ fn load_i32(values: &[i32], mask: u64) -> __m512i {
     assert!(values.len() >= lanes);
     // SAFETY: the mask covers lanes of the slice; others are not touched.
     unsafe { _mm512_maskz_loadu_epi32((0xffffu32 >> (16 - lanes)) as u16, values.as_ptr()) }
-}
-
-/// Fetches codes of a few blocks later, and multipliers of the next group: two streams, one of which starts anew with
-/// every group, are more than the hardware follows at full speed.
-#[inline(always)]
-fn prefetch(bytes: *const u8) {
-    // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.cast()) };
 }
