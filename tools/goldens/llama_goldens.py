@@ -7,10 +7,11 @@ Needs a built llama.cpp of the sdist llama-cpp-python 0.3.36 and that package's 
         --prompts fixtures/goldens/prompts.json --out fixtures/goldens/smollm2-135m.json
     python3 tools/goldens/llama_goldens.py logits --tokens 1,20,34,55,100,7,7,250 \
         --out fixtures/goldens/fixture-logits.json fixtures/gguf/ok/{llama,bitnet}-{f,b,q,t}*.gguf
-    python3 tools/goldens/llama_goldens.py embeddings --tokens 1,20,34,55,100,7,7,250 \
-        --out fixtures/goldens/fixture-embeddings.json fixtures/gguf/ok/qwen3-*.gguf
+    python3 tools/goldens/llama_goldens.py --source "llama-cpp-sys-2 0.1.161" embeddings \
+        --tokens 1,20,34,55,100,7,7,250 --out fixtures/goldens/fixture-embeddings.json fixtures/gguf/ok/qwen3-*.gguf
 
-The last one also gives digests of logits, and was run with the libraries of `cargo xtask reference build llama --cpu portable`.
+The last one also gives digests of logits. Its libraries are those of `cargo xtask reference build llama --cpu portable`, whose
+logits are those of the package's own build for the other fixtures.
 
 llama.cpp's own results depend on how a prompt is cut into batches, on flash attention and on repacking:
 each changes logits by up to 0.3, since activation quantization amplifies the last bit. The goldens take its
@@ -143,13 +144,14 @@ def main():
     command.add_argument("--tokens", required=True)
     command.add_argument("--out", required=True)
     command.add_argument("models", nargs="+")
+    parser.add_argument("--source", default=f"llama-cpp-python {llama_cpp.__version__}", help="where the libraries are from")
     options = parser.parse_args()
     llama_cpp.llama_backend_init()
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     system = llama_cpp.llama_print_system_info().decode().strip()
     reference = (
-        f"llama.cpp of llama-cpp-python {llama_cpp.__version__}: token by token, flash attention off, "
+        f"llama.cpp of {options.source}: token by token, flash attention off, "
         f"no repacking; {system}"
     )
     golden = {"reference": reference, **options.run(options)}
