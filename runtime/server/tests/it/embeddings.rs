@@ -109,7 +109,8 @@ fn embeddings_come_in_every_form() {
         let reply = whole.json();
         assert_eq!((&reply["object"], &reply["model"]), (&json!("list"), &json!("kjv")));
         assert_eq!(reply["usage"], json!({ "prompt_tokens": tokens.len(), "total_tokens": tokens.len() }));
-        let [values] = &vectors(&whole)[..] else { panic!("one input, one vector") };
+        let found = vectors(&whole);
+        let [values] = &found[..] else { panic!("one input, one vector") };
         assert_close(values, &expected);
 
         let request = json!({ "input": [tokens], "encoding_format": "base64" });
