@@ -1,37 +1,42 @@
 #!/usr/bin/env bash
 # What `bitnet serve` must hold with clients that are not ours: the openai packages for Python and JavaScript, curl,
 # schemathesis against the committed OpenAPI file, and load with wrk. Everything runs on loopback and ends by itself.
-# Usage: ci/serve.sh clients|schema|load [SECONDS]  (BINARY and MODEL from the environment; without an
-# argument clients, schema and a short load). Needs python3, and for its part npm, wrk (Debian) and the network for packages.
+# Usage: ci/serve.sh clients|schema|load [SECONDS]  (BINARY, MODEL and EMBEDDER, a model for embeddings, from the environment;
+# without an argument clients, schema and a short load). Needs python3, and for its part npm, wrk (Debian) and the network for packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 binary=${BINARY:-target/release/bitnet}
 model=${MODEL:-fixtures/trained/kjv-b158.gguf}
+embedder=${EMBEDDER:-fixtures/gguf/ok/qwen3-f16.gguf}
 key=a-key-for-this-run-alone
 say() { printf 'serve: %s\n' "$*" >&2; }
 [[ -x $binary ]] || { say "there is no $binary; build it with: cargo build --release -p bitnet-cli"; exit 1; }
 out=$(mktemp -d)
-server=
-trap '[[ -z $server ]] || kill "$server" 2>/dev/null; rm -rf "$out"' EXIT
+servers=()
+trap '(( ${#servers[@]} == 0 )) || kill "${servers[@]}" 2>/dev/null; rm -rf "$out"' EXIT
 
-# Starts the server with "$@"; $url is where it listens.
+# Starts a server of the model $1 with the rest of "$@"; $url is where it listens.
 start() {
-  BITNET_LOG=warn "$binary" serve --model "$model" --port 0 --json --temperature 0 "$@" >"$out/told" 2>"$out/log" &
+  local told=$out/told-${#servers[@]} log=$out/log-${#servers[@]} server
+  BITNET_LOG=warn "$binary" serve --model "$1" --port 0 --json --temperature 0 "${@:2}" >"$told" 2>"$log" &
   server=$!
+  servers+=("$server")
   for _ in $(seq 600); do
-    [[ -s $out/told ]] && break
-    kill -0 "$server" 2>/dev/null || { cat "$out/log" >&2; exit 1; }
+    [[ -s $told ]] && break
+    kill -0 "$server" 2>/dev/null || { cat "$log" >&2; exit 1; }
     sleep 0.1
   done
-  url=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["url"])' "$out/told")
+  url=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["url"])' "$told")
 }
 
-# Ends it in an orderly way, which must be one.
+# Ends all of them in an orderly way, which must be one.
 stop() {
-  kill -TERM "$server"
-  wait "$server" || { say "the server ended with $?"; cat "$out/log" >&2; exit 1; }
-  server=
+  kill -TERM "${servers[@]}"
+  for server in "${servers[@]}"; do
+    wait "$server" || { say "a server ended with $?"; cat "$out"/log-* >&2; exit 1; }
+  done
+  servers=()
 }
 
 venv() {
@@ -43,8 +48,10 @@ venv() {
 clients() {
   venv
   echo "$key" >"$out/keys"
-  start --api-key-file "$out/keys" --ctx-size 512
-  target/serve-venv/bin/python tools/serve/clients.py "$url" "$key"
+  start "$embedder" --api-key-file "$out/keys" --ctx-size 512
+  local embeds=$url
+  start "$model" --api-key-file "$out/keys" --ctx-size 512
+  target/serve-venv/bin/python tools/serve/clients.py "$url" "$key" "$embeds"
   local body='{"prompt":"In the beginning","max_tokens":4}'
   curl -sf "$url/health" >/dev/null
   curl -sf "$url/v1/completions" -H "Authorization: Bearer $key" -H 'Content-Type: application/json' -d "$body" >/dev/null
@@ -53,7 +60,7 @@ clients() {
   if command -v npm >/dev/null; then
     mkdir -p target/serve-npm
     cp tools/serve/package.json tools/serve/package-lock.json tools/serve/clients.mjs target/serve-npm/
-    (cd target/serve-npm && npm ci --no-fund --no-audit --silent && node clients.mjs "$url" "$key")
+    (cd target/serve-npm && npm ci --no-fund --no-audit --silent && node clients.mjs "$url" "$key" "$embeds")
   else
     say "SKIPPED: there is no npm for the JavaScript client"
   fi
@@ -62,7 +69,7 @@ clients() {
 
 schema() {
   venv
-  start --ctx-size 128 --max-tokens 4 --parallel 16
+  start "${MODEL:-$embedder}" --ctx-size 128 --max-tokens 4 --parallel 16
   local root=$PWD
   # It keeps what it found in the folder where it runs.
   (cd "$out" && "$root/target/serve-venv/bin/schemathesis" run "$root/docs/reference/openapi.json" --url "$url" \

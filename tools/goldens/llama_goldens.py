@@ -1,4 +1,4 @@
-"""Goldens from llama.cpp: greedy tokens with the gap between the two best logits, and digests of logits.
+"""Goldens from llama.cpp: greedy tokens with the gap between the two best logits, digests of logits, and embeddings.
 
 Needs a built llama.cpp of the sdist llama-cpp-python 0.3.36 and that package's own bindings on PYTHONPATH:
 
@@ -7,6 +7,11 @@ Needs a built llama.cpp of the sdist llama-cpp-python 0.3.36 and that package's 
         --prompts fixtures/goldens/prompts.json --out fixtures/goldens/smollm2-135m.json
     python3 tools/goldens/llama_goldens.py logits --tokens 1,20,34,55,100,7,7,250 \
         --out fixtures/goldens/fixture-logits.json fixtures/gguf/ok/{llama,bitnet}-{f,b,q,t}*.gguf
+    python3 tools/goldens/llama_goldens.py --source "llama-cpp-sys-2 0.1.161" embeddings \
+        --tokens 1,20,34,55,100,7,7,250 --out fixtures/goldens/fixture-embeddings.json fixtures/gguf/ok/qwen3-*.gguf
+
+The last one also gives digests of logits. Its libraries are those of `cargo xtask reference build llama --cpu portable`, whose
+logits are those of the package's own build for the other fixtures.
 
 llama.cpp's own results depend on how a prompt is cut into batches, on flash attention and on repacking:
 each changes logits by up to 0.3, since activation quantization amplifies the last bit. The goldens take its
@@ -38,11 +43,12 @@ class Engine:
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         self.context = None
 
-    def reset(self):
+    def reset(self, embeddings=False):
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = 512
         parameters.n_threads = parameters.n_threads_batch = 1
         parameters.flash_attn_type = 0
+        parameters.embeddings = embeddings
         if self.context:
             llama_cpp.llama_free(self.context)
         self.context = llama_cpp.llama_init_from_model(self.model, parameters)
@@ -60,6 +66,15 @@ class Engine:
         assert status == 0, f"llama_decode returned {status}"
         shape = (llama_cpp.llama_vocab_n_tokens(self.vocab),)
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, -1), shape=shape).copy()
+
+
+    def pooled_after(self, token):
+        """The embedding, as the file pools it, of the tokens so far; its length is not 1."""
+        ids = (llama_cpp.llama_token * 1)(token)
+        status = llama_cpp.llama_decode(self.context, llama_cpp.llama_batch_get_one(ids, 1))
+        assert status == 0, f"llama_decode returned {status}"
+        shape = (llama_cpp.llama_model_n_embd(self.model),)
+        return np.ctypeslib.as_array(llama_cpp.llama_get_embeddings_seq(self.context, 0), shape=shape).copy()
 
 
 def greedy(engine, prompt, max_tokens):
@@ -97,6 +112,19 @@ def run_logits(options):
     return {"tokens": tokens, "models": models}
 
 
+def run_embeddings(options):
+    golden = run_logits(options)
+    for path in options.models:
+        engine = Engine(path)
+        engine.reset(embeddings=True)
+        assert llama_cpp.llama_pooling_type(engine.context) == llama_cpp.LLAMA_POOLING_TYPE_LAST
+        pooled = [engine.pooled_after(token) for token in golden["tokens"]]
+        digests = [hashlib.sha256(row.astype("<f4").tobytes()).hexdigest() for row in pooled]
+        last = [float(value) for value in pooled[-1]]
+        golden["models"][pathlib.Path(path).name] |= {"pooled_sha256": digests, "last_pooled": last}
+    return golden
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -111,13 +139,19 @@ def main():
     command.add_argument("--tokens", required=True)
     command.add_argument("--out", required=True)
     command.add_argument("models", nargs="+")
+    command = commands.add_parser("embeddings")
+    command.set_defaults(run=run_embeddings)
+    command.add_argument("--tokens", required=True)
+    command.add_argument("--out", required=True)
+    command.add_argument("models", nargs="+")
+    parser.add_argument("--source", default=f"llama-cpp-python {llama_cpp.__version__}", help="where the libraries are from")
     options = parser.parse_args()
     llama_cpp.llama_backend_init()
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     system = llama_cpp.llama_print_system_info().decode().strip()
     reference = (
-        f"llama.cpp of llama-cpp-python {llama_cpp.__version__}: token by token, flash attention off, "
+        f"llama.cpp of {options.source}: token by token, flash attention off, "
         f"no repacking; {system}"
     )
     golden = {"reference": reference, **options.run(options)}

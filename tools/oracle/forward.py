@@ -1,4 +1,5 @@
-"""The float64 forward pass that judges every engine: `llama`, `bitnet`, `bitnet-b1.58` (and its name `bitnet-25`).
+"""The float64 forward pass that judges every engine: `llama`, `bitnet`, `bitnet-b1.58` (and its name
+`bitnet-25`), `qwen3`.
 
 In: a gguf.File and token ids. Out: logits [positions, vocabulary] and every intermediate result, in float64. Written
 from the definitions: RMSNorm (Zhang and Sennrich 2019), RoPE (Su et al. 2021), SwiGLU (Shazeer 2020), grouped queries
@@ -91,8 +92,9 @@ class Model:
         self.file = gguf.File(path)
         meta = self.file.metadata
         self.architecture = meta["general.architecture"]
-        if self.architecture not in ("llama", "bitnet", "bitnet-b1.58", "bitnet-25"):
-            raise ValueError(f"{path}: architecture {self.architecture}; the oracle knows llama, bitnet and bitnet-b1.58")
+        if self.architecture not in ("llama", "bitnet", "bitnet-b1.58", "bitnet-25", "qwen3"):
+            known = "llama, bitnet, bitnet-b1.58 and qwen3"
+            raise ValueError(f"{path}: architecture {self.architecture}; the oracle knows {known}")
         get = lambda key, default=None: meta.get(f"{self.architecture}.{key}", default)
         self.layers, self.hidden = get("block_count"), get("embedding_length")
         self.heads = get("attention.head_count")
@@ -100,7 +102,8 @@ class Model:
         self.head_dim = get("attention.key_length", self.hidden // self.heads)
         self.eps = float(np.float32(get("attention.layer_norm_rms_epsilon")))
         self.sub_norms = self.architecture.startswith("bitnet")
-        self.neox = self.architecture.startswith("bitnet")
+        self.head_norms = self.architecture == "qwen3"
+        self.neox = self.sub_norms or self.head_norms
         relu2 = self.architecture in ("bitnet-b1.58", "bitnet-25")
         self.activation = get("hidden_activation", "relu2" if relu2 else "silu")
         self.rope_dim = get("rope.dimension_count", self.head_dim)
@@ -187,6 +190,8 @@ class Model:
             q = keep("query", project("attn_q", self.heads))
             k = keep("key", project("attn_k", self.kv_heads))
             v = keep("value", project("attn_v", self.kv_heads))
+            if self.head_norms:
+                q, k = self.norm(q, name + "attn_q_norm.weight"), self.norm(k, name + "attn_k_norm.weight")
             q, k = keep("query-rope", self.rotate(q)), keep("key-rope", self.rotate(k))
             a = keep("attention", self.attend(q, k, v))
             if self.attn_sub_norm:

@@ -1,10 +1,10 @@
-// The openai package for JavaScript, unmodified, against a running server. Usage: node clients.mjs URL KEY
+// The openai package for JavaScript, unmodified, against a running server. Usage: node clients.mjs URL KEY [EMBEDDING-URL]
 
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { VERSION } from "openai/version";
 
-const [url, key] = process.argv.slice(2);
+const [url, key, embeddingUrl] = process.argv.slice(2);
 const options = { baseURL: `${url}/v1`, maxRetries: 0, timeout: 120_000 };
 const client = new OpenAI({ ...options, apiKey: key });
 const model = (await client.models.list()).data[0].id;
@@ -37,4 +37,17 @@ for await (const _ of await client.chat.completions.create(endless, { signal: co
 await assert.rejects(client.chat.completions.create({ ...same, model: "gpt-4" }), (error) => error instanceof OpenAI.NotFoundError && error.code === "model_not_found");
 await assert.rejects(client.embeddings.create({ model, input: "x" }), (error) => error.status === 400 && error.code === "unsupported_model");
 await assert.rejects(new OpenAI({ ...options, apiKey: "wrong" }).models.list(), OpenAI.AuthenticationError);
-console.log(`openai for JavaScript ${VERSION}: chat, stream, abort, schema, errors`);
+if (embeddingUrl) {
+  const embedder = new OpenAI({ ...options, baseURL: `${embeddingUrl}/v1`, apiKey: key });
+  const name = (await embedder.models.list()).data[0].id;
+  const input = ["And God said", "Let there be light"];
+  const packed = await embedder.embeddings.create({ model: name, input });
+  const plain = await embedder.embeddings.create({ model: name, input, encoding_format: "float" });
+  assert.equal(packed.data.length, 2);
+  packed.data.forEach(({ embedding }, i) => embedding.forEach((value, j) => assert.ok(Math.abs(value - plain.data[i].embedding[j]) < 1e-7)));
+  assert.ok(packed.usage.total_tokens > 0);
+  const few = await embedder.embeddings.create({ model: name, input: [1, 20, 34], dimensions: 16 });
+  assert.equal(few.data[0].embedding.length, 16);
+}
+
+console.log(`openai for JavaScript ${VERSION}: chat, stream, abort, schema, errors${embeddingUrl ? ", embeddings" : ""}`);

@@ -1,6 +1,6 @@
 """The openai package for Python, unmodified, against a running server.
 
-Usage: clients.py URL KEY. Ends with an AssertionError or an exception of the package where something is not as it should be.
+Usage: clients.py URL KEY [EMBEDDING-URL], where the second server has a model for embeddings. Ends with an AssertionError or an exception of the package where something is not as it should be.
 """
 
 import json
@@ -8,7 +8,7 @@ import sys
 
 import openai
 
-url, key = sys.argv[1:]
+url, key, *more = sys.argv[1:]
 client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120)
 model = client.models.list().data[0].id
 question = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Who made heaven?"}]
@@ -66,4 +66,19 @@ wrong = openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0)
 refused(openai.AuthenticationError, "invalid_api_key", lambda: wrong.models.list())
 long = {**same, "messages": [{"role": "user", "content": "word " * 20000}]}
 refused(openai.BadRequestError, "context_length_exceeded", lambda: client.chat.completions.create(**long))
-print(f"openai for Python {openai.__version__}: chat, stream, choices, logprobs, seed, stop, schema, completions, errors")
+for embedding_url in more:
+    embedder = openai.OpenAI(base_url=f"{embedding_url}/v1", api_key=key, max_retries=0, timeout=120)
+    name = embedder.models.list().data[0].id
+    texts = ["And God said", "Let there be light", "And God said"]
+    # Without encoding_format the package asks for base64 and unpacks it.
+    packed = embedder.embeddings.create(model=name, input=texts)
+    plain = embedder.embeddings.create(model=name, input=texts, encoding_format="float")
+    assert [one.index for one in packed.data] == [0, 1, 2] and packed.usage.total_tokens == packed.usage.prompt_tokens > 0
+    for one, other in zip(packed.data, plain.data):
+        assert all(abs(a - b) < 1e-7 for a, b in zip(one.embedding, other.embedding, strict=True))
+        assert abs(sum(value * value for value in one.embedding) - 1) < 1e-5
+    assert packed.data[0].embedding == packed.data[2].embedding != packed.data[1].embedding
+    few = embedder.embeddings.create(model=name, input=[[1, 20, 34], [5]], dimensions=16)
+    assert [len(one.embedding) for one in few.data] == [16, 16]
+    refused(openai.BadRequestError, None, lambda: embedder.embeddings.create(model=name, input="x", dimensions=10**6))
+print(f"openai for Python {openai.__version__}: chat, stream, choices, logprobs, seed, stop, schema, completions, errors{', embeddings' * bool(more)}")

@@ -7,14 +7,12 @@ that are long enough to keep prefill running. Exits with 1 where an answer diffe
 
 import argparse
 import json
-import os
 import pathlib
 import re
 import subprocess
 import tempfile
-import threading
-import time
 
+from drive import Watch, grew, serving
 from load_requests import get, requests, short_requests
 
 
@@ -51,36 +49,6 @@ def wrk(url, cases, clients, seconds):
     )
 
 
-class Watch(threading.Thread):
-    """Latencies of /health and resident bytes, until it is stopped."""
-
-    def __init__(self, url, pid):
-        super().__init__(daemon=True)
-        self.url, self.pid, self.health, self.resident, self.stopping = url, pid, [], [], threading.Event()
-
-    def run(self):
-        while not self.stopping.wait(0.05):
-            start = time.perf_counter()
-            get(f"{self.url}/health")
-            self.health.append(1e3 * (time.perf_counter() - start))
-            status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-            self.resident.append(1024 * int(re.search(r"VmRSS:\s+(\d+)", status)[1]))
-
-    def stop(self):
-        self.stopping.set()
-        self.join()
-        ordered = sorted(self.health)
-        third = max(len(self.resident) // 3, 1)
-        return {
-            "health_samples": len(ordered),
-            "health_p50_ms": ordered[len(ordered) // 2],
-            "health_p99_ms": ordered[int(0.99 * (len(ordered) - 1))],
-            "health_most_ms": ordered[-1],
-            "resident_after_a_third": max(self.resident[:third]),
-            "resident_at_the_end": max(self.resident[-third:]),
-        }
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
@@ -89,35 +57,23 @@ def main():
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
-    settings = ["--port", "0", "--parallel", "64", "--kv-sequences", "24", "--ctx-size", "512", "--queue-per-client", "256"]
-    command = [args.binary, "serve", "--model", args.model, "--json", *settings]
-    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "BITNET_LOG": "warn"}
-    ) as server:
-        try:
-            told = json.loads(server.stdout.readline())
-            url = told["url"]
-            short = write_cases(url, short_requests(), pathlib.Path(folder) / "short.lua")
-            mixed = write_cases(url, requests(512), pathlib.Path(folder) / "mixed.lua")
-            seconds = min(args.seconds, 15)
-            result = {"model": told["model"], "runs": [wrk(url, short, clients, seconds) for clients in (1, 8)]}
-            watch = Watch(url, server.pid)
-            watch.start()
-            result["runs"].append(wrk(url, mixed, args.clients, args.seconds))
-            result |= watch.stop()
-            one, eight = (run["tokens_per_second"] for run in result["runs"][:2])
-            result["eight_over_one"] = eight / one
-            server.terminate()
-            result["exit_code"] = server.wait(timeout=60)
-        finally:
-            server.kill()
+    with tempfile.TemporaryDirectory() as folder, serving(args.binary, args.model) as (url, server):
+        short = write_cases(url, short_requests(), pathlib.Path(folder) / "short.lua")
+        mixed = write_cases(url, requests(512), pathlib.Path(folder) / "mixed.lua")
+        seconds = min(args.seconds, 15)
+        runs = [wrk(url, short, clients, seconds) for clients in (1, 8)]
+        watch = Watch(url, server.pid)
+        watch.start()
+        runs.append(wrk(url, mixed, args.clients, args.seconds))
+        result = {"model": pathlib.Path(args.model).name, "runs": runs} | watch.stop()
+    one, eight = (run["tokens_per_second"] for run in runs[:2])
+    result["eight_over_one"] = eight / one
     text = json.dumps(result, indent=2)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")
-    grown = result["resident_at_the_end"] > 1.05 * result["resident_after_a_third"] + (16 << 20)
-    broken = any(run["wrong"] + run["failed"] + run["socket_errors"] for run in result["runs"])
-    raise SystemExit(bool(grown or broken or result["exit_code"]))
+    broken = any(run["wrong"] + run["failed"] + run["socket_errors"] for run in runs)
+    raise SystemExit(bool(grew(result) or broken))
 
 
 main()

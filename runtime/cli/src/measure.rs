@@ -121,5 +121,6 @@ fn choose(answer: Answer<'_>) -> usize {
     match answer {
         Answer::Logits(logits) => best(&mut logits.iter().copied().enumerate()),
         Answer::Best(found) => best(&mut found.iter().map(|c| (c.id as usize, c.logit))),
+        Answer::Hidden(_) => unreachable!("nothing here wants a hidden state"),
     }
 }

@@ -11,6 +11,7 @@ use bitnet_runtime::chat::{AddGenerationPrompt, ChatContext, ChatMode, ChatTempl
 use bitnet_runtime::engine::{Engine, Sequences};
 use bitnet_runtime::generate::load_tokenizer;
 use bitnet_runtime::gguf::TensorInfo;
+use bitnet_runtime::model::Pooling;
 use bitnet_runtime::tokenizer::{Bos, SpecialTokens, Tokenizer};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -43,6 +44,8 @@ pub struct Model {
     /// Positions of one sequence.
     pub context: usize,
     pub facts: ModelFacts,
+    /// Why it makes no embeddings, where it does not.
+    pub no_embeddings: Option<String>,
     /// What may change answers: the build and the kernels.
     pub fingerprint: String,
     bos: String,
@@ -87,6 +90,7 @@ impl Loaded {
             created,
             template,
             context: engine.context(),
+            no_embeddings: no_embeddings(&engine, &facts.engine),
             fingerprint: format!("bitnet-{}-{}", env!("CARGO_PKG_VERSION"), facts.selection.selected),
             facts,
             bos,
@@ -122,6 +126,24 @@ impl Model {
     /// What is wrong with the vocabulary.
     pub fn grammars(&self) -> Result<&Grammars, String> {
         self.grammars.get_or_init(|| Grammars::new(&self.tokenizer)).as_ref().map_err(Clone::clone)
+    }
+}
+
+fn no_embeddings(engine: &Engine, props: &EngineProps) -> Option<String> {
+    let config = &engine.model().config;
+    let architecture = &config.architecture_name;
+    match (config.pooling, &props.device) {
+        (Some(Pooling::Last), None) => None,
+        (Some(Pooling::Last), Some(device)) => {
+            Some(format!("embeddings are computed on the CPU, and the model is on {device}"))
+        }
+        (Some(Pooling::Other(number)), _) => Some(format!(
+            "the served model pools by {architecture}.pooling_type {number}; embeddings are made by pooling type 3 (last)"
+        )),
+        (None, _) => Some(format!(
+            "the served model ('{architecture}') generates text and was not trained to make embeddings: it has no \
+             {architecture}.pooling_type"
+        )),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! In: the parsed file and the names of the tensors. Out: a [`Config`] and its GGUF keys. BitNet models (with norms
 //! inside attention and feed-forward network) become `bitnet-b1.58` where the hidden activation is squared ReLU (the
-//! graph of 2B-4T) and `bitnet` where it is SiLU; models without these norms become `llama`. A number that the file
+//! graph of 2B-4T) and `bitnet` where it is SiLU; models without these norms become `llama` or `qwen3`. A number that the file
 //! lacks is an error, never a guess, except where transformers itself has the default given here.
 
 use super::checkpoint::Checkpoint;
@@ -101,19 +101,20 @@ impl Config {
     pub fn architecture(&self, checkpoint: &Checkpoint, has_sub_norms: bool) -> Result<&'static str> {
         let model_type = self.model_type.as_deref().unwrap_or_default();
         let class = self.architectures.first().map_or("none", String::as_str);
-        let known =
-            matches!(model_type, "bitnet" | "llama") || class.eq_ignore_ascii_case("BitnetForCausalLM");
+        let known = matches!(model_type, "bitnet" | "llama" | "qwen3")
+            || class.eq_ignore_ascii_case("BitnetForCausalLM");
         match (known, has_sub_norms, self.hidden_act.as_deref()) {
-            (true, true, Some("relu2")) => Ok("bitnet-b1.58"),
-            (true, true, Some("silu") | None) => Ok("bitnet"),
+            (true, true, Some("relu2")) if model_type != "qwen3" => Ok("bitnet-b1.58"),
+            (true, true, Some("silu") | None) if model_type != "qwen3" => Ok("bitnet"),
             (true, false, Some("silu") | None) if model_type == "llama" => Ok("llama"),
+            (true, false, Some("silu") | None) if model_type == "qwen3" => Ok("qwen3"),
             _ => {
                 let what = format!(
                     "config.json has model_type {model_type:?}, class {class:?} and hidden_act {:?}, {} norms inside the blocks",
                     self.hidden_act.as_deref().unwrap_or("none"),
                     if has_sub_norms { "with" } else { "without" },
                 );
-                let remedy = "this converter knows BitNet (silu, relu2) and the llama family (silu)";
+                let remedy = "this converter knows BitNet (silu, relu2), the llama family and qwen3 (silu)";
                 Err(Error::unsupported(checkpoint.dir(), what, remedy))
             }
         }
@@ -205,6 +206,7 @@ impl Config {
                 return Err(Error::unsupported(checkpoint.dir(), what, "this runtime has linear and llama3"));
             }
         }
+        keys.extend(pooling_type(checkpoint)?.map(|number| ("pooling_type", number.into())));
         Ok(keys.into_iter().map(|(key, value)| (format!("{architecture}.{key}"), value)).collect())
     }
 
@@ -286,4 +288,26 @@ impl Config {
             }
         }
     }
+}
+
+/// How a directory of sentence-transformers pools, in llama.cpp's numbers; `None` where it does not say that it does.
+///
+/// # Errors
+/// A file that cannot be read.
+fn pooling_type(checkpoint: &Checkpoint) -> Result<Option<u32>> {
+    let pooling: Option<PoolingConfig> = checkpoint.json("1_Pooling/config.json")?;
+    Ok(pooling.and_then(|pooling| {
+        let modes = [(pooling.mean, 1), (pooling.cls, 2), (pooling.last, 3)];
+        modes.into_iter().find(|(is_on, _)| *is_on).map(|(_, number)| number)
+    }))
+}
+
+#[derive(Deserialize)]
+struct PoolingConfig {
+    #[serde(rename = "pooling_mode_mean_tokens", default)]
+    mean: bool,
+    #[serde(rename = "pooling_mode_cls_token", default)]
+    cls: bool,
+    #[serde(rename = "pooling_mode_lasttoken", default)]
+    last: bool,
 }

@@ -1,8 +1,8 @@
 //! From a Hugging Face model directory to a GGUF file.
 //!
 //! In: a [`Checkpoint`] (config.json, tokenizer files, safetensors). Out: a [`Plan`] for [`crate::quantize`] to
-//! write. Families: BitNet b1.58 as masters (bf16) or packed (uint8), the older `bitnet_b1_58` models, and the llama
-//! family, ternary or not. Every tensor of the checkpoint must have a place; one that has none is an error.
+//! write. Families: BitNet b1.58 as masters (bf16) or packed (uint8), the older `bitnet_b1_58` models, the llama
+//! family and Qwen3 (also for embeddings), ternary or not. Every tensor of the checkpoint must have a place; one that has none is an error.
 //! Deliberately absent: downloading, other weight formats, other families.
 //!
 //! Source: llama.cpp's convert_hf_to_gguf.py and transformers' bitnet integration.
@@ -250,6 +250,8 @@ fn expected(architecture: &str, layers: u32) -> Vec<String> {
             "attn_q",
             "attn_k",
             "attn_v",
+            "attn_q_norm",
+            "attn_k_norm",
             "attn_sub_norm",
             "attn_output",
             "ffn_norm",
@@ -258,7 +260,12 @@ fn expected(architecture: &str, layers: u32) -> Vec<String> {
             "ffn_sub_norm",
             "ffn_down",
         ];
-        let parts = parts.into_iter().filter(|part| architecture != "llama" || !part.ends_with("sub_norm"));
+        let is_there = |part: &&str| match *part {
+            "attn_sub_norm" | "ffn_sub_norm" => architecture.starts_with("bitnet"),
+            "attn_q_norm" | "attn_k_norm" => architecture == "qwen3",
+            _ => true,
+        };
+        let parts = parts.into_iter().filter(is_there);
         names.extend(parts.map(|part| format!("blk.{layer}.{part}.weight")));
     }
     names.extend(["output_norm.weight".to_owned(), "output.weight".to_owned()]);
@@ -298,6 +305,7 @@ impl<'a> Reader<'a, '_> {
             "token_embd.weight" | "output.weight" => vec![hidden, vocabulary as u64],
             "attn_sub_norm" => vec![self.config.linear_shape("attn_q").0],
             "ffn_sub_norm" => vec![self.config.linear_shape("ffn_up").0],
+            "attn_q_norm" | "attn_k_norm" => vec![u64::from(self.config.head_dim())],
             part if is_linear => {
                 let (rows, columns) = self.config.linear_shape(part);
                 vec![columns, rows]

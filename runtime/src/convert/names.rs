@@ -5,11 +5,13 @@
 //! `ffn_sub_norm`. Deliberately absent: other families' names; they are an error, not left out.
 
 /// (in a layer of the checkpoint, in a block of the GGUF file).
-const LAYER: [(&str, &str); 13] = [
+const LAYER: [(&str, &str); 15] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.attn_sub_norm", "attn_sub_norm"),
     ("self_attn.inner_attn_ln", "attn_sub_norm"),
     ("self_attn.o_proj", "attn_output"),
@@ -35,20 +37,22 @@ pub enum Meaning {
 
 pub fn meaning(name: &str) -> Meaning {
     let tensor = |name: &str| Meaning::Tensor(name.to_owned());
+    if let Some(weight) = name.strip_suffix("_scale").filter(|weight| weight.ends_with(".weight")) {
+        return Meaning::WeightScale(weight.to_owned());
+    }
+    // Models for embeddings are stored without the class around them.
+    let name = name.strip_prefix("model.").unwrap_or(name);
     match name {
-        "model.embed_tokens.weight" => return tensor("token_embd.weight"),
-        "model.norm.weight" => return tensor("output_norm.weight"),
+        "embed_tokens.weight" => return tensor("token_embd.weight"),
+        "norm.weight" => return tensor("output_norm.weight"),
         "lm_head.weight" => return tensor("output.weight"),
         _ => {}
     }
     if name.ends_with(".rotary_emb.inv_freq") {
         return Meaning::Derived;
     }
-    if let Some(weight) = name.strip_suffix("_scale").filter(|weight| weight.ends_with(".weight")) {
-        return Meaning::WeightScale(weight.to_owned());
-    }
     let layer = || {
-        let (index, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let (index, part) = name.strip_prefix("layers.")?.split_once('.')?;
         let index: u32 = index.parse().ok().filter(|number: &u32| number.to_string() == index)?;
         let part = part.strip_suffix(".weight")?;
         let (_, ours) = LAYER.iter().find(|(theirs, _)| *theirs == part)?;
@@ -71,6 +75,9 @@ mod tests {
             meaning("model.layers.0.mlp.up_proj.weight_scale"),
             Meaning::WeightScale("model.layers.0.mlp.up_proj.weight".into())
         );
+        let bare = meaning("layers.3.self_attn.q_norm.weight");
+        assert_eq!(bare, Meaning::Tensor("blk.3.attn_q_norm.weight".into()));
+        assert_eq!(bare, meaning("model.layers.3.self_attn.q_norm.weight"));
         for unknown in ["model.layers.03.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.bias", "x", ""]
         {
             assert_eq!(meaning(unknown), Meaning::Unknown, "{unknown}");

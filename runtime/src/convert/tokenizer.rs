@@ -254,6 +254,8 @@ struct Keys {
     add_bos: Option<bool>,
     add_eos: Option<bool>,
     add_space_prefix: Option<bool>,
+    /// The text of the token that a post-processor puts after a text.
+    after: Option<String>,
     chat_template: Option<String>,
 }
 
@@ -324,7 +326,7 @@ fn byte_level_bpe(
         let what = "tokenizer.json has a merge of a text with a space in it";
         Error::unsupported(checkpoint.dir(), what, "GGUF has no way to write that")
     })?);
-    keys.add_bos = bos_of(&json.post_processor);
+    (keys.add_bos, keys.after) = (bos_of(&json.post_processor), after_of(&json.post_processor));
     let mut vocabulary = texts(checkpoint, json, rows, |_, _| (0.0, NORMAL))?;
     added(&mut vocabulary, json);
     Ok(vocabulary)
@@ -452,7 +454,11 @@ fn special_tokens(vocabulary: &Vocabulary, settings: &TokenizerConfig, config: &
         *slot = slot.filter(exists);
     }
     keys.add_bos = settings.add_bos_token.or(keys.add_bos).map(|add| add && keys.bos.is_some());
-    keys.add_eos = settings.add_eos_token.map(|add| add && keys.eos.is_some());
+    // What a post-processor puts after a text ends it, whatever ends an answer.
+    let after = keys.after.take().and_then(|text| vocabulary.id(&text));
+    keys.eos = after.or(keys.eos);
+    let add_eos = settings.add_eos_token.or(after.map(|_| true));
+    keys.add_eos = add_eos.map(|add| add && keys.eos.is_some());
 }
 
 /// Whether a post-processor puts a special token before a text, `None` where there is no template.
@@ -462,6 +468,15 @@ fn bos_of(post_processor: &serde_json::Value) -> Option<bool> {
     }
     let single = post_processor["single"].as_array()?;
     Some(single.first().is_some_and(|first| first.get("SpecialToken").is_some()))
+}
+
+/// The token that a post-processor puts after a text.
+fn after_of(post_processor: &serde_json::Value) -> Option<String> {
+    if let Some(parts) = post_processor["processors"].as_array() {
+        return parts.iter().find_map(after_of);
+    }
+    let last = post_processor["single"].as_array()?.last()?;
+    Some(last["SpecialToken"]["id"].as_str()?.to_owned())
 }
 
 fn chat_template(checkpoint: &Checkpoint, settings: &TokenizerConfig) -> Result<Option<String>> {

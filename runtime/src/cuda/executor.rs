@@ -374,6 +374,8 @@ fn check(model: &Model) -> Result<()> {
         "rows that are not a multiple of 8".to_owned()
     } else if config.head_dim > 128 || !config.head_dim.is_multiple_of(8) {
         format!("heads of {} dimensions", config.head_dim)
+    } else if config.architecture.has_head_norms() {
+        format!("the norms of query and key heads of '{}'", config.architecture_name)
     } else if config.hidden.max(config.feed_forward).max(config.query_dim()) * 4 > 160 << 10 {
         format!("rows of more than {} elements", (160 << 10) / 4)
     } else {

@@ -52,7 +52,8 @@ pub trait Sequences {
     /// Evaluates the rows of `batch` and passes what they want to `answer(row number, answer)`, in the order of rows.
     ///
     /// # Errors
-    /// No rows or too many, a token outside the vocabulary, no room in a context or in the cache, or an interrupt.
+    /// No rows or too many, a token outside the vocabulary, no room in a context or in the cache, a want that the
+    /// backend does not answer, or an interrupt.
     /// Every sequence is as before then, and nothing was answered.
     fn evaluate(&mut self, batch: &Batch, answer: &mut dyn FnMut(usize, Answer<'_>)) -> Result<()>;
 }
@@ -79,6 +80,8 @@ pub enum Want {
     Nothing,
     /// All logits.
     Logits,
+    /// The final hidden state, after the last norm: what embeddings are made of.
+    Hidden,
     /// At least every candidate that `rule` can keep.
     Best(Best),
 }
@@ -113,6 +116,8 @@ pub enum Answer<'a> {
     Logits(&'a [f32]),
     /// By ascending id, with exactly the logits that [`Self::Logits`] would have.
     Best(&'a [Candidate]),
+    /// [hidden].
+    Hidden(&'a [f32]),
 }
 
 impl Batch {

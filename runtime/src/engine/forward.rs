@@ -1,4 +1,4 @@
-//! One forward pass over the rows of a batch: the graphs of `llama`, `bitnet` and `bitnet-b1.58`.
+//! One forward pass over the rows of a batch: the graphs of `llama`, `bitnet`, `bitnet-b1.58` and `qwen3`.
 //!
 //! In: token ids, each with its sequence and position. Out: hidden states in the buffers, keys and values in the
 //! cache, logits on request. All buffers live in [`Buffers`]; nothing is allocated here.
@@ -12,7 +12,7 @@ use super::pages::SequenceId;
 use super::rope::Rope;
 use super::taps::{TapSink, Tapped};
 use crate::kernels::KernelSet;
-use crate::model::{HiddenActivation, Linear, Model, RopePairing};
+use crate::model::{HiddenActivation, Layer, Model, RopePairing};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::{Error, Result};
 use bitforge_schema::protocol::TapPoint;
@@ -172,22 +172,21 @@ impl<'a> Step<'a> {
         tap(&mut self.taps, at, TapPoint::Query, query, &b.q[..m * query]);
         tap(&mut self.taps, at, TapPoint::Key, kv, &b.k[..m * kv]);
         tap(&mut self.taps, at, TapPoint::Value, kv, &b.v[..m * kv]);
+        self.norm_heads(layer, m);
         self.rotate_queries_and_keys(m);
         tap(&mut self.taps, at, TapPoint::QueryRope, query, &self.buffers.q[..m * query]);
         tap(&mut self.taps, at, TapPoint::KeyRope, kv, &self.buffers.k[..m * kv]);
         self.store_keys_and_values(index, m);
         self.attend(index, m);
-        let (attention, normed) =
-            (&self.buffers.attention[..m * query], &mut self.buffers.normed[..m * query]);
-        tap(&mut self.taps, at, TapPoint::Attention, query, attention);
-        match &layer.attn_sub_norm {
-            Some(weight) => {
-                self.compute.norm(attention, weight, config.rms_eps, normed);
-                tap(&mut self.taps, at, TapPoint::AttnSubNorm, query, normed);
-            }
-            None => normed.copy_from_slice(attention),
+        let b = &mut *self.buffers;
+        let (mut x, normed) = (&b.attention[..m * query], &mut b.normed[..m * query]);
+        tap(&mut self.taps, at, TapPoint::Attention, query, x);
+        if let Some(weight) = &layer.attn_sub_norm {
+            self.compute.norm(x, weight, config.rms_eps, normed);
+            tap(&mut self.taps, at, TapPoint::AttnSubNorm, query, normed);
+            x = normed;
         }
-        self.project(&layer.o, query, m);
+        self.compute.project(&mut b.scratch, x, m, [(&layer.o, &mut b.projected[..m * hidden])]);
         tap(&mut self.taps, at, TapPoint::AttnOutput, hidden, &self.buffers.projected[..m * hidden]);
         self.add_projected(m);
         tap(&mut self.taps, at, TapPoint::AttnResidual, hidden, &self.buffers.hidden[..m * hidden]);
@@ -221,15 +220,13 @@ impl<'a> Step<'a> {
             .pool
             .for_each_chunk(gate, part, |i, gate| unsafe { multiply(gate, &up[i * part..][..gate.len()]) });
         tap(&mut self.taps, at, TapPoint::FfnActivation, ffn, gate);
-        let normed = &mut b.normed[..m * ffn];
-        match &layer.ffn_sub_norm {
-            Some(weight) => {
-                self.compute.norm(gate, weight, config.rms_eps, normed);
-                tap(&mut self.taps, at, TapPoint::FfnSubNorm, ffn, normed);
-            }
-            None => normed.copy_from_slice(gate),
+        let (mut x, normed) = (&*gate, &mut b.normed[..m * ffn]);
+        if let Some(weight) = &layer.ffn_sub_norm {
+            self.compute.norm(x, weight, config.rms_eps, normed);
+            tap(&mut self.taps, at, TapPoint::FfnSubNorm, ffn, normed);
+            x = normed;
         }
-        self.project(&layer.down, ffn, m);
+        self.compute.project(&mut b.scratch, x, m, [(&layer.down, &mut b.projected[..m * hidden])]);
         tap(&mut self.taps, at, TapPoint::FfnOutput, hidden, &self.buffers.projected[..m * hidden]);
         self.add_projected(m);
         tap(&mut self.taps, at, TapPoint::LayerOutput, hidden, &self.buffers.hidden[..m * hidden]);
@@ -242,13 +239,6 @@ impl<'a> Step<'a> {
         self.compute.norm(&b.hidden[..len], weight, config.rms_eps, &mut b.normed[..len]);
     }
 
-    /// projected = linear(normed), where a row of `normed` has `columns` elements.
-    fn project(&mut self, linear: &Linear, columns: usize, m: usize) {
-        let b = &mut *self.buffers;
-        let projected = &mut b.projected[..m * self.model.config.hidden];
-        self.compute.project(&mut b.scratch, &b.normed[..m * columns], m, [(linear, projected)]);
-    }
-
     /// hidden += projected.
     fn add_projected(&mut self, m: usize) {
         let (b, n) = (&mut *self.buffers, self.model.config.hidden);
@@ -258,6 +248,18 @@ impl<'a> Step<'a> {
         };
         // For one row a region costs more than this.
         if m == 1 { add(0, hidden) } else { self.compute.pool.for_each_chunk(hidden, n, add) }
+    }
+
+    /// RMS norm of every head of the queries and keys, where the graph has one.
+    fn norm_heads(&mut self, layer: &Layer, m: usize) {
+        let (Some(of_queries), Some(of_keys)) = (&layer.q_norm, &layer.k_norm) else { return };
+        let (config, b) = (&self.model.config, &mut *self.buffers);
+        let (query, kv, eps) = (config.query_dim(), config.kv_dim(), config.rms_eps);
+        for (values, weight) in [(&mut b.q[..m * query], of_queries), (&mut b.k[..m * kv], of_keys)] {
+            let normed = &mut b.normed[..values.len()];
+            self.compute.norm(values, weight, eps, normed);
+            values.copy_from_slice(normed);
+        }
     }
 
     fn rotate_queries_and_keys(&mut self, m: usize) {
@@ -349,6 +351,13 @@ impl<'a> Step<'a> {
         let read = compact.search(self.compute.pool, matrix, kernel, packed, wants);
         let wall_ns = started.elapsed().as_nanos() as u64;
         self.compute.counters.add_search(wall_ns, compact.kernel(), read, (kernel, matrix.row_bytes));
+    }
+
+    /// Final hidden states [rows.len(), hidden] of rows of the last pass, after the last norm.
+    pub(super) fn hidden(mut self, rows: &[usize]) -> &'a [f32] {
+        self.norm_rows(rows);
+        let b = self.buffers;
+        &b.normed[..rows.len() * self.model.config.hidden]
     }
 
     /// normed = final norm of the given rows of the last pass.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const MODELS: [&str; 3] = ["bitnet-i2_s.gguf", "llama-q4_1.gguf", "bitnet-b158-i2_s.gguf"];
+const MODELS: [&str; 4] = ["bitnet-i2_s.gguf", "llama-q4_1.gguf", "bitnet-b158-i2_s.gguf", "qwen3-f16.gguf"];
 const VOCAB: u32 = 64;
 
 fn engine(model: &str, kv: KvType, threads: usize, sequences: usize) -> Option<Engine> {

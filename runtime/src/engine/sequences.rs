@@ -8,6 +8,14 @@ use crate::kernels::head::QUERIES;
 use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 
+/// How the rows of a batch are answered together.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Best,
+    Logits,
+    Hidden,
+}
+
 /// The batch being evaluated; its memory is allocated once.
 pub(super) struct Pending {
     rows: Vec<Row>,
@@ -94,6 +102,14 @@ impl Engine {
         rows.iter()
             .zip(logits.chunks_exact(vocab))
             .for_each(|(row, logits)| answer(*row, Answer::Logits(logits)));
+    }
+
+    fn answer_hidden(&mut self, rows: &[usize], answer: &mut dyn FnMut(usize, Answer<'_>)) {
+        let n = self.model.config.hidden;
+        let hidden = self.step(None).hidden(rows);
+        rows.iter()
+            .zip(hidden.chunks_exact(n))
+            .for_each(|(row, hidden)| answer(*row, Answer::Hidden(hidden)));
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -200,6 +216,12 @@ impl Sequences for Engine {
     fn evaluate(&mut self, batch: &Batch, answer: &mut dyn FnMut(usize, Answer<'_>)) -> Result<()> {
         #[cfg(feature = "gpu")]
         if let Some(device) = &mut self.device {
+            if batch.rows().iter().any(|row| row.want == Want::Hidden) {
+                return Err(Error::Unavailable {
+                    what: "hidden states, of which embeddings are made, are not read back from a GPU".into(),
+                    remedy: "use --device cpu".into(),
+                });
+            }
             return device.accelerator.evaluate(batch, answer);
         }
 
@@ -216,16 +238,20 @@ impl Sequences for Engine {
         let wanted = std::mem::take(&mut self.pending.wanted);
         let mut rest = &wanted[..];
         while let Some((row, _)) = rest.split_first() {
-            let is_best =
-                |row: &usize| matches!(batch.rows()[*row].want, Want::Best(_)) && self.head.is_some();
-            let (same, most) = if is_best(row) { (true, QUERIES) } else { (false, LOGITS_CHUNK) };
-            let count = rest.iter().take(most).take_while(|row| is_best(row) == same).count();
+            let kind_of = |row: usize| match batch.rows()[row].want {
+                Want::Best(_) if self.head.is_some() => Kind::Best,
+                Want::Hidden => Kind::Hidden,
+                _ => Kind::Logits,
+            };
+            let kind = kind_of(*row);
+            let most = if kind == Kind::Best { QUERIES } else { LOGITS_CHUNK };
+            let count = rest.iter().take(most).take_while(|row| kind_of(**row) == kind).count();
             let (rows, others) = rest.split_at(count);
             rest = others;
-            if same {
-                self.answer_best(batch, rows, answer);
-            } else {
-                self.answer_logits(rows, answer);
+            match kind {
+                Kind::Best => self.answer_best(batch, rows, answer),
+                Kind::Hidden => self.answer_hidden(rows, answer),
+                Kind::Logits => self.answer_logits(rows, answer),
             }
         }
         self.pending.wanted = wanted;

@@ -52,6 +52,7 @@ impl OnDevice {
                     logits.extend_from_slice(values);
                 }
                 Answer::Best(candidates) => best.extend_from_slice(candidates),
+                Answer::Hidden(_) => unreachable!("an engine passes no such want on to a device"),
             });
             outcome.inspect_err(|_| self.accelerator.truncate_to(self.own, start))?;
         }

@@ -15,24 +15,31 @@ pub enum Architecture {
     Bitnet,
     /// BitNet b1.58 2B-4T, also named `bitnet-25`: as `Bitnet` with squared ReLU.
     BitnetB158,
+    /// Qwen3: NeoX RoPE, SiLU, no sub-norms; every head of queries and keys has an RMS norm before RoPE.
+    Qwen3,
 }
 
 impl Architecture {
-    const NAMES: [(&str, Architecture); 4] = [
+    const NAMES: [(&str, Architecture); 5] = [
         ("llama", Architecture::Llama),
         ("bitnet", Architecture::Bitnet),
         ("bitnet-b1.58", Architecture::BitnetB158),
         ("bitnet-25", Architecture::BitnetB158),
+        ("qwen3", Architecture::Qwen3),
     ];
 
     pub const fn has_sub_norms(self) -> bool {
-        !matches!(self, Architecture::Llama)
+        matches!(self, Architecture::Bitnet | Architecture::BitnetB158)
+    }
+
+    pub const fn has_head_norms(self) -> bool {
+        matches!(self, Architecture::Qwen3)
     }
 
     const fn default_activation(self) -> HiddenActivation {
         match self {
             Architecture::BitnetB158 => HiddenActivation::SquaredRelu,
-            Architecture::Llama | Architecture::Bitnet => HiddenActivation::Silu,
+            Architecture::Llama | Architecture::Bitnet | Architecture::Qwen3 => HiddenActivation::Silu,
         }
     }
 }
@@ -51,6 +58,15 @@ pub enum RopePairing {
     Adjacent,
     /// (i, i + n/2).
     Neox,
+}
+
+/// How the embedding of a text comes from the hidden states of its tokens (`pooling_type`, as llama.cpp numbers them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The state of the last token.
+    Last,
+    /// One that this runtime does not do.
+    Other(u32),
 }
 
 /// The shape and constants of a model. Lengths are in elements.
@@ -75,6 +91,8 @@ pub struct ModelConfig {
     pub activation: HiddenActivation,
     /// Positions the model was trained for.
     pub context_length: usize,
+    /// `None` where the model was not made for embeddings: the key is absent or 0.
+    pub pooling: Option<Pooling>,
 }
 
 impl ModelConfig {
@@ -115,12 +133,17 @@ impl ModelConfig {
             rope_scale: rope_scale(gguf, &key("rope.scaling"), &key("rope.scale_linear"))?,
             rope_pairing: match architecture {
                 Architecture::Llama => RopePairing::Adjacent,
-                Architecture::Bitnet | Architecture::BitnetB158 => RopePairing::Neox,
+                Architecture::Bitnet | Architecture::BitnetB158 | Architecture::Qwen3 => RopePairing::Neox,
             },
             rms_eps: gguf.f32(&key("attention.layer_norm_rms_epsilon"))?,
             activation: hidden_activation(gguf, &key("hidden_activation"))?
                 .unwrap_or(architecture.default_activation()),
             context_length: number("context_length")?,
+            pooling: gguf.opt_u32(&key("pooling_type"))?.and_then(|number| match number {
+                0 => None,
+                3 => Some(Pooling::Last),
+                other => Some(Pooling::Other(other)),
+            }),
         };
         config.check(gguf)?;
         Ok(config)
@@ -243,6 +266,24 @@ mod tests {
         assert_eq!(graph("bitnet"), (RopePairing::Neox, HiddenActivation::Silu, true));
         assert_eq!(graph("bitnet-b1.58"), (RopePairing::Neox, HiddenActivation::SquaredRelu, true));
         assert_eq!(graph("bitnet-25"), graph("bitnet-b1.58"));
+        assert_eq!(graph("qwen3"), (RopePairing::Neox, HiddenActivation::Silu, false));
+    }
+
+    #[test]
+    fn the_pooling_type_says_whether_and_how_a_model_embeds() {
+        let pooling = |number: Option<u32>| {
+            let with = |w: &mut GgufWriter<'_>| {
+                if let Some(number) = number {
+                    w.meta("qwen3.pooling_type", number);
+                }
+            };
+            config("qwen3", with).unwrap().pooling
+        };
+        assert_eq!([None, Some(0)].map(pooling), [None, None]);
+        assert_eq!(
+            [1, 3].map(|number| pooling(Some(number))),
+            [Some(Pooling::Other(1)), Some(Pooling::Last)]
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 pub mod config;
 mod weights;
 
-pub use config::{Architecture, HiddenActivation, ModelConfig, RopePairing};
+pub use config::{Architecture, HiddenActivation, ModelConfig, Pooling, RopePairing};
 pub use weights::{Layer, Linear, Matrix, Panels, WeightOptions};
 
 use crate::gguf::Gguf;

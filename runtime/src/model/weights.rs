@@ -156,6 +156,9 @@ pub struct Layer {
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
+    /// [head_dim]: of every head of the queries, and of the keys.
+    pub q_norm: Option<Vec<f32>>,
+    pub k_norm: Option<Vec<f32>>,
     pub attn_sub_norm: Option<Vec<f32>>,
     pub o: Linear,
     pub ffn_norm: Vec<f32>,
@@ -179,25 +182,29 @@ impl Layer {
         let name = |suffix: &str| format!("blk.{index}.{suffix}");
         let (hidden, ffn, query) = (config.hidden, config.feed_forward, config.query_dim());
         let sub_norms = config.architecture.has_sub_norms();
+        let head_norms = config.architecture.has_head_norms();
+        let mut norm = |suffix: &str, len: usize, is_there: bool| {
+            is_there.then(|| reader.vector(&name(suffix), len)).transpose()
+        };
+        let (q_norm, k_norm) = (
+            norm("attn_q_norm.weight", config.head_dim, head_norms)?,
+            norm("attn_k_norm.weight", config.head_dim, head_norms)?,
+        );
+        let (attn_sub_norm, ffn_sub_norm) =
+            (norm("attn_sub_norm.weight", query, sub_norms)?, norm("ffn_sub_norm.weight", ffn, sub_norms)?);
         Ok(Layer {
             attn_norm: reader.vector(&name("attn_norm.weight"), hidden)?,
             q: reader.linear(&name("attn_q"), query, hidden)?,
             k: reader.linear(&name("attn_k"), config.kv_dim(), hidden)?,
             v: reader.linear(&name("attn_v"), config.kv_dim(), hidden)?,
-            attn_sub_norm: if sub_norms {
-                Some(reader.vector(&name("attn_sub_norm.weight"), query)?)
-            } else {
-                None
-            },
+            q_norm,
+            k_norm,
+            attn_sub_norm,
             o: reader.linear(&name("attn_output"), hidden, query)?,
             ffn_norm: reader.vector(&name("ffn_norm.weight"), hidden)?,
             gate: reader.linear(&name("ffn_gate"), ffn, hidden)?,
             up: reader.linear(&name("ffn_up"), ffn, hidden)?,
-            ffn_sub_norm: if sub_norms {
-                Some(reader.vector(&name("ffn_sub_norm.weight"), ffn)?)
-            } else {
-                None
-            },
+            ffn_sub_norm,
             down: reader.linear(&name("ffn_down"), hidden, ffn)?,
         })
     }

@@ -18,6 +18,23 @@ pub fn argmax(candidates: &[Candidate]) -> Option<Candidate> {
     candidates.iter().copied().min_by(best_first)
 }
 
+/// The id of the largest logit (ties: the lowest id), as [`argmax`] has it, without a list of candidates; `None` where a
+/// logit is NaN or +inf, or none is finite.
+pub fn best_of(logits: &[f32]) -> Option<u32> {
+    let (mut most, mut all_below) = ([f32::NEG_INFINITY; 16], true);
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (most, logit) in most.iter_mut().zip(chunk) {
+            *most = if *logit > *most { *logit } else { *most };
+            all_below &= *logit < f32::INFINITY;
+        }
+    }
+    all_below &= rest.iter().all(|logit| *logit < f32::INFINITY);
+    let best = most.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let first = || logits.iter().position(|logit| *logit == best).map(|id| id as u32);
+    (all_below && best > f32::NEG_INFINITY).then(first).flatten()
+}
+
 /// What an earlier occurrence costs. The identity is 1, 0, 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Penalties {

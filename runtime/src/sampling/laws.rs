@@ -100,6 +100,16 @@ proptest! {
     }
 
     #[test]
+    fn the_quick_argmax_is_the_argmax(mut l in logits(), bad in proptest::option::of((any::<usize>(), any::<bool>()))) {
+        prop_assert_eq!(best_of(&l), argmax(&candidates(&l)).map(|best| best.id));
+        if let Some((at, is_nan)) = bad {
+            let at = at % l.len();
+            l[at] = if is_nan { f32::NAN } else { f32::INFINITY };
+            prop_assert_eq!(best_of(&l), None);
+        }
+    }
+
+    #[test]
     fn low_temperature_approaches_argmax(l in logits()) {
         // Distinct logits are 1/8 apart: at 1/1000 anything but the best (and its equals) weighs e^-125.
         let best = argmax(&candidates(&l)).expect("not empty").logit;

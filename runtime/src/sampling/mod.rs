@@ -174,6 +174,9 @@ impl Sampler {
                 self.candidates.extend_from_slice(best);
                 self.sample_candidates()
             }
+            Answer::Hidden(_) => {
+                Err(Error::usage("a hidden state is nothing to choose a token from", "want logits"))
+            }
         }
     }
 
@@ -182,6 +185,12 @@ impl Sampler {
     /// # Errors
     /// `Numeric` where a logit is NaN or +inf, or all are -inf.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
+        if self.params.temperature == 0.0
+            && self.params.penalties().is_identity()
+            && let Some(best) = chain::best_of(&logits[..logits.len().min(self.vocab)])
+        {
+            return Ok(best);
+        }
         self.candidates.clear();
         let logits = logits.iter().take(self.vocab).zip(0..);
         self.candidates.extend(logits.map(|(&logit, id)| Candidate { id, logit }));

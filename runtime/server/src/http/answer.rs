@@ -9,7 +9,8 @@ use crate::api::options::Options;
 use crate::api::reply::{PromptTokensDetails, Usage};
 use crate::engine_thread::EngineThread;
 use crate::grammar::Grammar;
-use crate::scheduler::job::{Client, Event, Job, Piece};
+use crate::model::Model;
+use crate::scheduler::job::{Client, Event, Job, Piece, Task};
 use crate::settings::Settings;
 use axum::http::StatusCode;
 use bitnet_runtime::generate::{AtEndOfSequence, FinishReason, StopRules};
@@ -83,7 +84,7 @@ pub fn begin(
     let (submitted, (send, events)) = (Instant::now(), unbounded_channel());
     let mut usage = Usage::default();
     for (number, prompt) in extra.prompts.into_iter().enumerate() {
-        check_prompt(&prompt, model.context, model.tokenizer.vocab_size())?;
+        check_prompt(&prompt, model, "prompt")?;
         usage.prompt_tokens += prompt.len();
         let room = model.context + 1 - prompt.len();
         let asked = extra.max_tokens.or(app.settings.max_tokens);
@@ -92,6 +93,7 @@ pub fn begin(
         let ignore = options.ignore_eos.unwrap_or(false);
         let job = Job {
             client: extra.client,
+            task: Task::Answer,
             prompt,
             choices: n,
             first_choice: number * n,
@@ -171,6 +173,8 @@ impl Answer {
                     self.usage.total_tokens = self.usage.prompt_tokens + self.usage.completion_tokens;
                     return Some(Ok(Part::Finished { choice, finish: name(&reason) }));
                 }
+                // Of another task.
+                Some(Event::Embedding { .. }) => {}
                 Some(Event::Failed(failure)) => {
                     self.finished = self.choices;
                     return Some(Err(failure.into()));
@@ -209,7 +213,7 @@ impl Answer {
 }
 
 /// The engine thread went on without the request.
-fn lost() -> ApiError {
+pub fn lost() -> ApiError {
     ApiError::internal("the engine thread failed on this request").code("engine_failed")
 }
 
@@ -223,8 +227,11 @@ fn name(reason: &FinishReason) -> &'static str {
     }
 }
 
-fn check_prompt(prompt: &[u32], context: usize, vocabulary: usize) -> Result<(), ApiError> {
-    let error = |message: String| ApiError::invalid(message).param("prompt");
+/// # Errors
+/// None or too many tokens, or one that is none; `param` is the field that has them.
+pub fn check_prompt(prompt: &[u32], model: &Model, param: &'static str) -> Result<(), ApiError> {
+    let (context, vocabulary) = (model.context, model.tokenizer.vocab_size());
+    let error = |message: String| ApiError::invalid(message).param(param);
     if prompt.is_empty() {
         return Err(error("the prompt has no tokens".into()));
     }
@@ -287,9 +294,9 @@ fn bias(options: &Options, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiErro
 
 /// # Errors
 /// 404 for a model that is not served.
-pub fn check_model(options: &Options, engine: &EngineThread) -> Result<(), ApiError> {
-    match &options.model {
-        Some(name) if *name != engine.model.id => Err(ApiError::new(
+pub fn check_model(asked: Option<&str>, engine: &EngineThread) -> Result<(), ApiError> {
+    match asked {
+        Some(name) if name != engine.model.id => Err(ApiError::new(
             StatusCode::NOT_FOUND,
             format!("the model '{name}' is not served here; '{}' is", engine.model.id),
         )

@@ -48,7 +48,7 @@ fn prepare(
     bytes: &[u8],
 ) -> Result<(Answer, Options, bool), ApiError> {
     let (options, fields): (Options, ChatFields) = (parse(bytes)?, parse(bytes)?);
-    check_model(&options, &engine)?;
+    check_model(options.model.as_deref(), &engine)?;
     refuse_unsupported(&fields)?;
     let model = &engine.model;
     if fields.messages.is_empty() {

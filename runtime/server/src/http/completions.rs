@@ -44,7 +44,7 @@ fn prepare(
     bytes: &[u8],
 ) -> Result<(Answer, Options, Writer), ApiError> {
     let (options, fields): (Options, CompletionFields) = (parse(bytes)?, parse(bytes)?);
-    check_model(&options, &engine)?;
+    check_model(options.model.as_deref(), &engine)?;
     if fields.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::invalid("suffix is not supported").param("suffix").code("unsupported"));
     }

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod app;
 mod chat;
 mod completions;
+mod embeddings;
 pub mod errors;
 mod guard;
 pub mod listener;
@@ -46,7 +47,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{id}", get(status::model))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
-        .route("/v1/embeddings", post(status::embeddings));
+        .route("/v1/embeddings", post(embeddings::embeddings));
     page::routes(routes)
         .fallback(async || not_found("there is nothing at this address; see /openapi.json"))
         .method_not_allowed_fallback(async || {

@@ -5,6 +5,7 @@
 use super::errors::json_response;
 use crate::api::chat::{ChatCompletion, ChatRequest};
 use crate::api::completions::{Completion, CompletionRequest};
+use crate::api::embeddings::{EmbeddingRequest, Embeddings};
 use crate::api::props::Props;
 use crate::api::reply::{ErrorReply, Health, ModelEntry, Models};
 use axum::http::StatusCode;
@@ -118,9 +119,14 @@ const OF_BODIES: &[(&str, &str)] = &[
 ];
 
 fn answering<Q: JsonSchema, A: JsonSchema>(schemas: &mut SchemaGenerator, id: &str, summary: &str) -> Value {
-    let mut responses = failures(schemas, OF_BODIES);
     let mut answer = content::<A>(schemas, "The answer, or with `stream` its chunks as server-sent events");
     answer["content"]["text/event-stream"] = json!({ "schema": { "type": "string" } });
+    asking::<Q>(schemas, id, summary, answer)
+}
+
+/// An operation that takes a body.
+fn asking<Q: JsonSchema>(schemas: &mut SchemaGenerator, id: &str, summary: &str, answer: Value) -> Value {
+    let mut responses = failures(schemas, OF_BODIES);
     responses.insert("200".into(), answer);
     let mut operation = operation(id, summary, responses);
     let schema = schemas.subschema_for::<Q>();
@@ -129,10 +135,14 @@ fn answering<Q: JsonSchema, A: JsonSchema>(schemas: &mut SchemaGenerator, id: &s
     operation
 }
 
-/// Refused by every model that this runtime runs.
 fn embeddings(schemas: &mut SchemaGenerator) -> Value {
-    let responses = failures(schemas, &[("400", "The served model makes no embeddings")]);
-    operation("embed", "Embeddings, which no supported model makes", responses)
+    let answer = content::<Embeddings>(schemas, "One vector of length 1 per input");
+    asking::<EmbeddingRequest>(
+        schemas,
+        "embed",
+        "Texts as vectors, where the served model was trained for it",
+        answer,
+    )
 }
 
 #[cfg(test)]

@@ -95,11 +95,3 @@ fn entry(app: &App) -> Result<ModelEntry, ApiError> {
     let model = &app.engine()?.model;
     Ok(ModelEntry { id: model.id.clone(), object: "model", created: model.created, owned_by: "bitforge" })
 }
-
-/// No architecture that this runtime runs makes embeddings.
-pub async fn embeddings(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let architecture = &app.engine()?.model.facts.model.architecture;
-    let message =
-        format!("the served model ('{architecture}') generates text and was not trained to make embeddings");
-    Err(ApiError::invalid(message).param("model").code("unsupported_model"))
-}

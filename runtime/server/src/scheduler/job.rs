@@ -13,8 +13,18 @@ use tokio::sync::mpsc::UnboundedSender;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Client(pub u64);
 
+/// What is made of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Text that follows.
+    Answer,
+    /// The final hidden state of its last token.
+    Embed,
+}
+
 pub struct Job {
     pub client: Client,
+    pub task: Task,
     /// At least one token, fewer than the context has positions.
     pub prompt: Vec<u32>,
     /// Independent answers to the prompt; number `i` is sampled with the seed plus `i`.
@@ -45,6 +55,11 @@ pub enum Event {
     Piece {
         choice: usize,
         piece: Piece,
+    },
+    /// What [`Task::Embed`] asked for; [hidden].
+    Embedding {
+        choice: usize,
+        values: Vec<f32>,
     },
     /// Nothing follows for this choice.
     Finished {

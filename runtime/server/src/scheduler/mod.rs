@@ -341,18 +341,16 @@ impl<'t> Scheduler<'t> {
         let mut ended = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(outcome) = slot.outcome.take() else { continue };
-            let is_first = slot.first.is_none();
+            let (is_first, before) = (slot.first.is_none(), slot.generated());
             match outcome.and_then(|chosen| slot.take(chosen, self.context, self.tokenizer)) {
-                Ok(Progress::GoesOn) => self.metrics.generated_tokens.add(1),
-                Ok(Progress::Ended(_)) => {
-                    self.metrics.generated_tokens.add(1);
-                    ended.push(index);
-                }
+                Ok(Progress::GoesOn) => {}
+                Ok(Progress::Ended(_)) => ended.push(index),
                 Err(failure) => {
                     fail(&slot.job, failure);
                     ended.push(index);
                 }
             }
+            self.metrics.generated_tokens.add((slot.generated() - before) as u64);
             if let Some(first) = slot.first.filter(|_| is_first) {
                 self.metrics.first_token_seconds.observe(first - slot.job.submitted);
             }

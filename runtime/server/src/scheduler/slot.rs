@@ -3,7 +3,7 @@
 //! In: answers of the engine. Out: events. The tokens are the truth: a slot that lost its sequence evaluates them again
 //! and goes on with the same bits, since a row never depends on how it was batched. Deliberately absent: batches, pages.
 
-use super::job::{Event, Failure, Job, Piece, TokenLogprob};
+use super::job::{Event, Failure, Job, Piece, Task, TokenLogprob};
 use crate::grammar::{Grammar, Next};
 use bitnet_runtime::engine::pages::SequenceId;
 use bitnet_runtime::engine::{Answer, Want};
@@ -44,7 +44,7 @@ pub struct Slot<'t> {
 
 /// What was chosen from the logits.
 pub struct Chosen {
-    /// `None` where the grammar lets nothing follow.
+    /// `None` where the grammar lets nothing follow, and where nothing was to.
     token: Option<u32>,
     logprob: Option<TokenLogprob>,
 }
@@ -110,6 +110,9 @@ impl<'t> Slot<'t> {
     }
 
     pub fn want(&self) -> Want {
+        if self.job.task == Task::Embed {
+            return Want::Hidden;
+        }
         let all = self.job.logprobs.is_some() || self.grammar.is_some() || !self.job.bias.is_empty();
         if all { Want::Logits } else { self.sampler.want() }
     }
@@ -122,6 +125,12 @@ impl<'t> Slot<'t> {
     /// Chooses the next token. `scratch` is memory for logits.
     pub fn choose(&mut self, answer: Answer<'_>, scratch: &mut Vec<f32>) -> Result<Chosen, Failure> {
         let failed = |error: bitnet_runtime::Error| Failure::Engine(error.to_string());
+        if let Answer::Hidden(values) = answer {
+            let choice = self.job.first_choice + self.choice;
+            // Who is gone needs no values.
+            let _ = self.job.events.send(Event::Embedding { choice, values: values.to_vec() });
+            return Ok(Chosen { token: None, logprob: None });
+        }
         let Answer::Logits(logits) = answer else {
             let token = self.sampler.choose(answer).map_err(failed)?;
             self.sampler.accept(token);

@@ -3,7 +3,7 @@
 #[path = "../../tests/it/faulty.rs"]
 mod faulty;
 
-use super::job::{Client, Event, Failure, Job};
+use super::job::{Client, Event, Failure, Job, Task};
 use super::{Scheduler, SchedulerLimits};
 use crate::metrics::Metrics;
 use bitnet_runtime::Result;
@@ -30,6 +30,7 @@ pub fn job(prompt: &[u32]) -> (Job, UnboundedReceiver<Event>) {
     let now = Instant::now();
     let job = Job {
         client: Client(0),
+        task: Task::Answer,
         prompt: prompt.to_vec(),
         choices: 1,
         first_choice: 0,
@@ -89,6 +90,7 @@ fn drain(receiver: &mut UnboundedReceiver<Event>, got: &mut Got) {
             Event::Started { cached } => got.cached += cached,
             Event::Piece { choice, piece } => got.texts.entry(choice).or_default().push_str(&piece.text),
             Event::Finished { choice, reason, .. } => drop(got.finished.insert(choice, reason)),
+            Event::Embedding { .. } => panic!("no embedding was asked for"),
             Event::Failed(failure) => got.failure = Some(failure),
         }
     }

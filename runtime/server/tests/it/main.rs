@@ -5,6 +5,7 @@
 mod answers;
 mod client;
 mod connections;
+mod embeddings;
 mod faults;
 mod faulty;
 mod limits;

@@ -17,7 +17,7 @@ use crate::tensor::TensorType;
 
 /// Activation rows that kernels of 32-weight blocks prepare together, and bytes per block of each: two floats and eight
 /// sums.
-pub(crate) const PREPARED_TOKENS: usize = 2;
+pub(crate) const PREPARED_TOKENS: usize = 8;
 pub(crate) const PREPARED_BLOCK: usize = 2 * 4 + 8 * 4;
 
 /// Four squares of 16 x 16 sums, which AMX stores.

@@ -4,6 +4,10 @@
 //! fused multiply-add. Here sixteen rows are the lanes of a vector, and the eight sums eight vectors: same integers,
 //! same floats, same order, so the same bits. Unsigned quants stand for signed ones by an offset of 8 or 128, which is
 //! taken off by what a sum starts with: minus the offset times the sum of the four activations.
+//!
+//! A group meets up to [`PREPARED_TOKENS`] activation rows before the next, two at a time (their sixteen sums stay in
+//! registers), and the next group is fetched meanwhile: reading weights and multiplying take place at once, not one after
+//! the other.
 
 use super::simd512::*;
 use crate::kernels::PanelTile;
@@ -59,9 +63,14 @@ macro_rules! kernel {
                         prepare(tile, start + t, t);
                     }
                     for group in 0..groups {
-                        match tokens {
-                            1 => multiply::<1>(tile, group, start),
-                            _ => multiply::<PREPARED_TOKENS>(tile, group, start),
+                        for t in (0..tokens).step_by(2) {
+                            // Every pass over this group fetches its part of the next.
+                            let part = tile.group_bytes / tokens.div_ceil(2);
+                            let ahead = (group + 1) * tile.group_bytes + t / 2 * part;
+                            match tokens - t {
+                                1 => multiply::<1>(tile, group, (start, t), (ahead, part)),
+                                _ => multiply::<2>(tile, group, (start, t), (ahead, part)),
+                            }
                         }
                     }
                 }
@@ -86,25 +95,36 @@ macro_rules! kernel {
                 }
             }
 
-            /// A group times the `T` activation rows from `start` on, which are prepared.
+            /// A group times `T` activation rows from `first` of those on that are prepared from `start` on. Fetches
+            /// `part` bytes of weights from byte `ahead` on.
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-            fn multiply<const T: usize>(tile: &mut PanelTile<'_>, group: usize, start: usize) {
+            fn multiply<const T: usize>(
+                tile: &mut PanelTile<'_>,
+                group: usize,
+                (start, first): (usize, usize),
+                (ahead, part): (usize, usize),
+            ) {
                 let weights = tile.weights[group * tile.group_bytes..][..tile.group_bytes]
                     .as_chunks::<{ size_of::<Bytes>() }>()
                     .0;
                 let count = weights.len();
                 let quants: [_; T] = std::array::from_fn(|t| {
-                    let row =
-                        &tile.activations[(start + t) * tile.activation_bytes..][..tile.activation_bytes];
+                    let row = &tile.activations[(start + first + t) * tile.activation_bytes..]
+                        [..tile.activation_bytes];
                     &blocks::<$activation>(row)[..count]
                 });
                 let prepared: [_; T] = std::array::from_fn(|t| {
-                    let bytes = &tile.scratch[t * count * PREPARED_BLOCK..][..count * PREPARED_BLOCK];
+                    let bytes =
+                        &tile.scratch[(first + t) * count * PREPARED_BLOCK..][..count * PREPARED_BLOCK];
                     &blocks::<Prepared>(bytes)[..count]
                 });
                 let mut acc = [[_mm512_setzero_ps(); 8]; T];
                 let mut minima = [_mm512_setzero_ps(); T];
+                let (next, step) = (tile.weights.as_ptr().wrapping_add(ahead), part / count);
                 for b in 0..count {
+                    for line in (0..step).step_by(64) {
+                        prefetch(next.wrapping_add(b * step + line));
+                    }
                     let (halves, runs) = weights[b].split_at(32 * $halves);
                     let (halves, runs) = (halves.as_chunks::<32>().0, runs.as_chunks::<64>().0);
                     let d = _mm512_cvtph_ps(super::super::simd::load256(&halves[0]));
@@ -140,7 +160,7 @@ macro_rules! kernel {
                     if $halves == 2 {
                         sum = _mm512_add_ps(sum, minima[t]);
                     }
-                    let out = tile.out.at(start + t, group * crate::quant::panels::ROWS);
+                    let out = tile.out.at(start + first + t, group * crate::quant::panels::ROWS);
                     tile.done += out.len() as u64;
                     store_f32(out, sum);
                 }

@@ -37,6 +37,13 @@ pub(super) fn store_f32(out: &mut [f32], value: __m512) {
     unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, value) }
 }
 
+/// Fetches the line of an address, which need not be one.
+#[inline(always)]
+pub(super) fn prefetch(bytes: *const u8) {
+    // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.cast()) };
+}
+
 /// Four bytes in every 32-bit lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
