@@ -6,7 +6,7 @@
 use super::args::{BenchArgs, Format};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
-use super::json::{BenchOutput, BenchResult, Build};
+use super::json::{BenchOutput, BenchResult, Build, Communication};
 use super::measure::Work;
 use super::{settings, summary};
 use bitnet_runtime::engine::Engine;
@@ -33,8 +33,8 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     let context = tests.iter().map(|test| test.0.positions()).max();
     let sequences = tests.iter().map(|test| test.0.sequences as usize).max().unwrap_or(1);
     let started = Instant::now();
-    let ((), mut engine) =
-        settings::load(ctx, &args.engine, settings::Room { context, sequences }, |_| Ok(()))?;
+    let room = settings::Room { context, sequences, replica: settings::Replica::ONLY };
+    let ((), mut engine) = settings::load(ctx, &args.engine, room, |_| Ok(()))?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     ctx.note(engine.selection());
     if cfg!(debug_assertions) {
@@ -52,7 +52,9 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
         let mut samples = Vec::new();
         let outcome = measure(&mut engine, test, args.repetitions, &mut samples);
         if !samples.is_empty() {
-            output.results.push(result(test, samples));
+            let mut result = result(test, samples);
+            result.communication = communication(&mut engine, test, &result.samples_ns)?;
+            output.results.push(result);
         }
         match outcome {
             Err(Error::Interrupted) => output.interrupted = true,
@@ -90,8 +92,27 @@ fn result(test: Test, samples_ns: Vec<u64>) -> BenchResult {
         mean_tokens_per_second: mean(&rates),
         median_tokens_per_second: median(&rates),
         stddev_tokens_per_second: stddev(&rates),
+        communication: None,
         samples_tokens_per_second: rates,
     }
+}
+
+/// What several GPUs tell each other in a step of `test`, measured alone.
+#[cfg_attr(not(feature = "gpu"), expect(clippy::unnecessary_wraps, reason = "a device may fail"))]
+fn communication(engine: &mut Engine, test: Test, samples_ns: &[u64]) -> Result<Option<Communication>> {
+    #[cfg(feature = "gpu")]
+    if let (Some(device), true) = (engine.accelerator(), test.0.steps > 0) {
+        let found = device.communication(test.0.sequences as usize)?;
+        let samples: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();
+        let step = median(&samples) / f64::from(test.0.steps);
+        return Ok(found.map(|found| Communication {
+            bytes: found.bytes,
+            nanoseconds: found.nanoseconds,
+            share: found.nanoseconds as f64 / step,
+        }));
+    }
+    let _ = (engine, test, samples_ns);
+    Ok(None)
 }
 
 fn table(output: &BenchOutput) -> String {

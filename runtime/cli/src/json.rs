@@ -293,6 +293,19 @@ pub struct BenchResult {
     pub median_tokens_per_second: f64,
     /// Of the sample (n - 1); 0 for one sample.
     pub stddev_tokens_per_second: f64,
+    /// What one step of so many sequences tells several GPUs of each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub communication: Option<Communication>,
+}
+
+#[derive(Serialize)]
+pub struct Communication {
+    /// Bytes that each GPU receives for a step.
+    pub bytes: u64,
+    /// Nanoseconds of a step's collectives alone.
+    pub nanoseconds: u64,
+    /// Their part of the median step.
+    pub share: f64,
 }
 
 /// Which backend would compute.

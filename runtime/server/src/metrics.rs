@@ -38,6 +38,11 @@ impl Gauge {
         self.0.fetch_sub(n, Relaxed);
     }
 
+    /// The part of one of several changes.
+    pub fn change(&self, before: u64, after: u64) {
+        self.0.fetch_add(after.wrapping_sub(before), Relaxed);
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }

@@ -56,6 +56,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "head_batch_64",
             "to_half",
             "argmax",
+            "best_pair",
             "gate_up",
         ],
     ),

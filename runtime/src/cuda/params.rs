@@ -36,6 +36,7 @@ parameters! {
     /// rows.cu
     NormRow {
         x: u64, weight: u64, quants: u64, scales: u64, sums: u64, values: u64, offsets: u64, width: i32, packing: i32, eps: f32,
+        slice: i32,
     }
     /// quants.cu
     Product {

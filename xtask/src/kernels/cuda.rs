@@ -2,7 +2,8 @@
 //!
 //! In: runtime/src/cuda/kernels/*.cu, nvcc of the system or of the pinned wheels. Out: NAME.fatbin per file in
 //! target/cuda-kernels (machine code for each [`CHIPS`] entry, PTX for later ones), and manifest.json with digests and
-//! what each kernel takes of a multiprocessor. `cargo build --features cuda` embeds them. Deliberately absent: running.
+//! what each kernel takes of a multiprocessor. `cargo build --features cuda` embeds them. [`nccl`]
+//! installs the library that several GPUs need to share a model. Deliberately absent: running.
 
 use crate::ctx::Ctx;
 use crate::exit::fail;
@@ -169,53 +170,92 @@ fn probe_version(ctx: &Ctx, nvcc: &Path) -> Option<String> {
     text.lines().find(|line| line.contains("release")).map(|line| line.trim().to_string())
 }
 
-/// Installs the wheels of the requirements file once; its digest names the folder.
+/// nvcc of the pinned wheels.
 fn pinned(ctx: &Ctx) -> Result<PathBuf> {
-    let requirements = ctx.root()?.join(REQUIREMENTS);
-    let cache = ctx.cache_dir()?;
-    let dir = cache.join(format!("cuda-{}", &sha256(&requirements)?[..16]));
-    let nvcc = dir.join("nvidia/cu13/bin/nvcc");
-    if nvcc.is_file() {
-        return Ok(nvcc);
-    }
-    if ctx.offline {
-        return fail(
-            ExitCode::Network,
-            format!(
-                "no nvcc of {OLDEST_NVCC} or later, and the network is off; install CUDA, or unset BITNET_OFFLINE"
-            ),
-        );
-    }
-    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-    let _lock = lock(ctx, &cache.join("cuda.lock"))?;
-    if nvcc.is_file() {
-        return Ok(nvcc);
-    }
-    ctx.out.line("no nvcc that is new enough; installing the pinned one into the cache (100 MiB)");
-    let partial = cache.join("cuda.partial");
-    for old in [&partial, &dir] {
-        if old.exists() {
-            fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
+    let nvcc = Wheels {
+        requirements: REQUIREMENTS,
+        name: "cuda",
+        file: "nvidia/cu13/bin/nvcc",
+        missing: format!("no nvcc of {OLDEST_NVCC} or later; install CUDA"),
+        size: "100 MiB",
+    };
+    nvcc.install(ctx, |dir| {
+        // nvcc looks for headers in include; the C++ standard headers come in a folder of their own.
+        let include = dir.join("nvidia/cu13/include");
+        if !include.join("nv").exists() {
+            std::os::unix::fs::symlink("cccl/nv", include.join("nv")).context("linking include/nv")?;
         }
+        Ok(())
+    })
+}
+
+/// `kernels nccl`: the library of the pinned wheel, and how `bitnet` finds it.
+pub fn nccl(ctx: &Ctx) -> Result<ExitCode> {
+    let wheels = Wheels {
+        requirements: "tools/requirements-nccl.txt",
+        name: "nccl",
+        file: "nvidia/nccl/lib/libnccl.so.2",
+        missing: "NCCL is not in the cache; install the system's libnccl2".into(),
+        size: "291 MiB",
+    };
+    let library = wheels.install(ctx, |_| Ok(()))?;
+    ctx.out.line(format!("{} NCCL is here; `bitnet` takes it where this is set:", ctx.out.mark(State::Ok)));
+    ctx.out.stdout(&format!("BITNET_NCCL={}", library.display()))?;
+    Ok(ExitCode::Ok)
+}
+
+/// Wheels of a requirements file, installed once; the file's digest names the folder.
+struct Wheels {
+    requirements: &'static str,
+    name: &'static str,
+    /// What is wanted of them.
+    file: &'static str,
+    /// Said where it is missing and the network is off.
+    missing: String,
+    size: &'static str,
+}
+
+impl Wheels {
+    /// Where the file is, once it is there; `finish` completes a fresh folder.
+    fn install(&self, ctx: &Ctx, finish: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let (name, requirements) = (self.name, ctx.root()?.join(self.requirements));
+        let cache = ctx.cache_dir()?;
+        let dir = cache.join(format!("{name}-{}", &sha256(&requirements)?[..16]));
+        let file = dir.join(self.file);
+        if file.is_file() {
+            return Ok(file);
+        }
+        if ctx.offline {
+            let why = format!("{}, or unset BITNET_OFFLINE: the network is off", self.missing);
+            return fail(ExitCode::Network, why);
+        }
+        fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+        let _lock = lock(ctx, &cache.join(format!("{name}.lock")))?;
+        if file.is_file() {
+            return Ok(file);
+        }
+        ctx.out.line(format!("installing the pinned wheels of {} into the cache ({})", self.requirements, self.size));
+        let partial = cache.join(format!("{name}.partial"));
+        for old in [&partial, &dir] {
+            if old.exists() {
+                fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
+            }
+        }
+        let command = Command::new(python_with_pip(ctx, &cache)?)
+            .args(["-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:"])
+            .args(["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--target"])
+            .args([partial.as_path()])
+            .args(["-r"])
+            .args([&requirements]);
+        proc::run(ctx, &command, Stdout::Log, &cache.join(format!("{name}.log")), |_| {})?
+            .must_succeed(ExitCode::Network)?;
+        finish(&partial)?;
+        fs::rename(&partial, &dir).with_context(|| format!("renaming to {}", dir.display()))?;
+        if file.is_file() {
+            return Ok(file);
+        }
+        fail(ExitCode::Toolchain, format!("the pinned wheels hold no {}", file.display()))
     }
-    let command = Command::new(python_with_pip(ctx, &cache)?)
-        .args(["-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:"])
-        .args(["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--target"])
-        .args([partial.as_path()])
-        .args(["-r"])
-        .args([&requirements]);
-    proc::run(ctx, &command, Stdout::Log, &cache.join("cuda.log"), |_| {})?
-        .must_succeed(ExitCode::Network)?;
-    // nvcc looks for headers in include; the C++ standard headers come in a folder of their own.
-    let include = partial.join("nvidia/cu13/include");
-    if !include.join("nv").exists() {
-        std::os::unix::fs::symlink("cccl/nv", include.join("nv")).context("linking include/nv")?;
-    }
-    fs::rename(&partial, &dir).with_context(|| format!("renaming to {}", dir.display()))?;
-    if nvcc.is_file() {
-        return Ok(nvcc);
-    }
-    fail(ExitCode::Toolchain, format!("the pinned wheels hold no {}", nvcc.display()))
 }
 
 /// Reads `-Xptxas -v`, the part about the newest chip.

@@ -97,15 +97,14 @@ impl Executor {
         self.forward().head_of_normed(rows.len())?;
         if let Some(below) = greedy_below(wanted) {
             self.forward().choose(1, below.min(self.model.vocab))?;
-            let (mut best, mut logit) = ([0i32], [0f32]);
-            self.device.read(&self.buffers.best, 0, &mut best)?;
-            self.device.read(&self.buffers.logits, best[0] as usize, &mut logit)?;
-            answer(wanted[0].0, Answer::Best(&[Candidate { id: best[0] as u32, logit: logit[0] }]));
+            let mut best = [0u32; 2];
+            self.device.read(&self.buffers.pairs, 0, &mut best)?;
+            let best = Candidate { id: best[1], logit: f32::from_bits(best[0]) };
+            answer(wanted[0].0, Answer::Best(&[best]));
             return Ok(());
         }
         let vocab = self.model.vocab;
-        self.logits.resize(rows.len() * vocab, 0.0);
-        self.device.read(&self.buffers.logits, 0, &mut self.logits)?;
+        self.read_logits(rows.len())?;
         for ((row, _), logits) in wanted.iter().zip(self.logits.chunks_exact(vocab)) {
             answer(*row, Answer::Logits(logits));
         }
