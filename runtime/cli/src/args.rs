@@ -358,6 +358,9 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1])]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub sequences: Vec<u32>,
+    /// Also time the products of all layers alone, one row, from weights that no cache holds (on an H100)
+    #[arg(long)]
+    pub products: bool,
     /// Samples of each, after one that is not counted
     #[arg(long, short, value_name = "N", default_value_t = 5)]
     pub repetitions: usize,

@@ -46,6 +46,8 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
         engine: summary::engine(&engine),
         load_ms,
         results: Vec::new(),
+        #[cfg(feature = "gpu")]
+        products: None,
         interrupted: false,
     };
     for test in tests {
@@ -63,6 +65,10 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
         if output.interrupted {
             break;
         }
+    }
+    #[cfg(feature = "gpu")]
+    if let (Some(device), true) = (engine.accelerator(), args.products && !output.interrupted) {
+        output.products = device.time_products()?;
     }
     match ctx.format {
         Format::Json => ctx.print_json(&output)?,
@@ -147,7 +153,22 @@ fn table(output: &BenchOutput) -> String {
             ]
         })
         .collect();
-    markdown(&columns, &rows)
+    markdown(&columns, &rows) + &products(output)
+}
+
+/// A line about the products alone, where they were timed.
+#[cfg(feature = "gpu")]
+fn products(output: &BenchOutput) -> String {
+    output.products.map_or(String::new(), |times| {
+        let [chained, apart] = [times.chained_ns, times.apart_ns].map(|ns| ns as f64 / 1e3);
+        let rate = times.weight_bytes as f64 / times.apart_ns as f64;
+        format!("\nproducts of all layers, one row: {chained:.0} µs one after the other, {apart:.0} µs side by side ({rate:.0} GB/s)\n")
+    })
+}
+
+#[cfg(not(feature = "gpu"))]
+fn products(_output: &BenchOutput) -> String {
+    String::new()
 }
 
 impl Test {

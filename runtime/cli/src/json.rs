@@ -269,6 +269,10 @@ pub struct BenchOutput {
     pub engine: EngineSummary,
     pub load_ms: f64,
     pub results: Vec<BenchResult>,
+    /// With --products, where a device can tell.
+    #[cfg(feature = "gpu")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub products: Option<bitnet_runtime::gpu::ProductTimes>,
     /// Stopped by Ctrl-C: the last result may have fewer samples than asked for.
     pub interrupted: bool,
 }

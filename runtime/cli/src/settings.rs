@@ -85,7 +85,10 @@ pub fn load_engine<T>(
     choice.check_real()?;
     if args.tensor_parallel > 1 && !choice.row.backend.is_gpu() {
         return Err(Error::Unavailable {
-            what: format!("--tensor-parallel {} splits a model over GPUs, and the CPU was chosen: {}", args.tensor_parallel, choice.selection.reason),
+            what: format!(
+                "--tensor-parallel {} splits a model over GPUs, and the CPU was chosen: {}",
+                args.tensor_parallel, choice.selection.reason
+            ),
             remedy: "use --device cuda on a machine with as many GPUs, or leave --tensor-parallel out".into(),
         });
     }

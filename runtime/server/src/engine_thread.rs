@@ -82,8 +82,10 @@ impl EngineThread {
         let started: Result<Vec<JoinHandle<()>>> = loaders.iter().enumerate().map(start).collect();
         drop(send);
         let models = started.and_then(|threads| {
-            let models: Result<Vec<Arc<Model>>> =
-                threads.iter().map(|_| loaded.recv().unwrap_or_else(|_| Err(broken("it ended early")))).collect();
+            let models: Result<Vec<Arc<Model>>> = threads
+                .iter()
+                .map(|_| loaded.recv().unwrap_or_else(|_| Err(broken("it ended early"))))
+                .collect();
             Ok((threads, models?))
         });
         // Where one replica cannot be had the others are not kept.

@@ -26,10 +26,6 @@ impl Counter {
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }

@@ -20,7 +20,7 @@ use crate::engine::pages::{PAGE, PageCopy, PageTable, PageUse, SequenceId};
 use crate::engine::{Answer, Batch, Sequences, Want};
 use crate::gpu::plan::{Segment, bucket, segments};
 use crate::gpu::shard::Shard;
-use crate::gpu::{Accelerator, Communication, Facts, OpenOptions};
+use crate::gpu::{Accelerator, Communication, Facts, OpenOptions, ProductTimes};
 use crate::model::{Matrix, Model};
 use crate::{Error, Result};
 use bitforge_schema::protocol::KernelCount;
@@ -229,8 +229,7 @@ impl Executor {
 
     fn copy_page(&mut self, copy: PageCopy) -> Result<()> {
         let (config, kv_heads) = (&self.model.config, self.model.shard.kv_heads.len());
-        let (len, stride) =
-            (2 * kv_heads * PAGE * config.head_dim, self.buffers.cache.layer_stride as usize);
+        let (len, stride) = (2 * kv_heads * PAGE * config.head_dim, self.buffers.cache.layer_stride as usize);
         if len == 0 {
             return Ok(());
         }
@@ -307,6 +306,23 @@ impl Executor {
             self.graphs.insert(key, graph);
         }
         self.graphs[&key].launch()
+    }
+
+    /// Median nanoseconds of a graph, of several launches in a row.
+    fn time_of(&self, graph: &Captured) -> Result<u64> {
+        const ROUNDS: usize = 20;
+        const LAUNCHES: u32 = 8;
+        let mut times = Vec::with_capacity(ROUNDS);
+        for round in 0..=ROUNDS {
+            let started = Instant::now();
+            (0..LAUNCHES).try_for_each(|_| graph.launch())?;
+            self.device.synchronize()?;
+            if round > 0 {
+                times.push(started.elapsed().as_nanos() as u64 / u64::from(LAUNCHES));
+            }
+        }
+        times.sort_unstable();
+        Ok(times[ROUNDS / 2])
     }
 
     /// Counts `rows` rows that went through the layers and `logits` that went through the head.
@@ -607,7 +623,6 @@ impl Accelerator for Executor {
     }
 
     fn communication(&mut self, rows: usize) -> Result<Option<Communication>> {
-        const ROUNDS: usize = 20;
         if self.team.is_none() {
             return Ok(None);
         }
@@ -618,16 +633,21 @@ impl Accelerator for Executor {
             forward.head(0, rows)?;
             forward.choose(rows, self.model.vocab)
         })?;
-        let mut times = Vec::with_capacity(ROUNDS);
-        for _ in 0..ROUNDS {
-            let started = Instant::now();
-            graph.launch()?;
-            self.device.synchronize()?;
-            times.push(started.elapsed().as_nanos() as u64);
-        }
-        times.sort_unstable();
         let bytes = self.model.shard.bytes_per_step(self.model.config.layers, rows);
-        Ok(Some(Communication { bytes, nanoseconds: times[ROUNDS / 2] }))
+        Ok(Some(Communication { bytes, nanoseconds: self.time_of(&graph)? }))
+    }
+
+    fn time_products(&mut self) -> Result<Option<ProductTimes>> {
+        let (Some(steps), Layers::Packed(packed)) = (&self.steps, &self.model.layers) else {
+            return Ok(None);
+        };
+        let on = self.on();
+        let [chained_ns, apart_ns] = [step::Order::Chained, step::Order::Apart].map(|order| {
+            let graph = steps.products(&on, 1, order)?;
+            self.time_of(&graph)
+        });
+        let weight_bytes = packed.weights.slice.len() as u64;
+        Ok(Some(ProductTimes { chained_ns: chained_ns?, apart_ns: apart_ns?, weight_bytes }))
     }
 
     fn kernel_counts(&self) -> Vec<KernelCount> {

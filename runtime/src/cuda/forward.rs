@@ -9,7 +9,7 @@
 use super::driver::{Buffer, Device};
 use super::kernels::{Kernels, Shape};
 use super::nccl::{Communicator, Kind};
-use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces};
+use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces, TeamRows};
 use super::weights::{DeviceModel, Head, Layers, Norms, Packed, Plain};
 use crate::Result;
 use crate::gpu::plan::{Segment, runs};
@@ -24,34 +24,40 @@ pub const LOGITS_ROWS: usize = 64;
 const PARTIAL: usize = 4 * 128 + 8;
 /// Partial results that there is memory for.
 const PARTIALS: usize = 8192;
+/// Words of 64 bits of a `Part` in kernels/team.cu.
+const PART: usize = 3;
+/// From so many rows on vectors are gathered as int8, in two steps; fewer are gathered as they are, in one.
+const MANY: usize = 65;
 /// Query heads of one KV head that attention takes together.
 const GROUP: usize = 4;
 
 /// Memory of a forward pass; T is the largest number of rows.
 pub struct Buffers {
-    pub hidden: Buffer<f32>,    // [T, hidden]
-    qkv: Buffer<f32>,           // [T, query + 2 kv]
-    q: Buffer<u16>,             // [T, query]
-    attention: Buffer<f32>,     // [T, query]
-    gate: Buffer<f32>,          // [T, ffn]
-    up: Buffer<f32>,            // [T, ffn], for layers that are not packed
-    quants: Buffer<i8>,         // [T, widest]
-    token_scales: Buffer<f32>,  // [T]
-    sums: Buffer<i32>,          // [T]
-    values: Buffer<f32>,        // [T, widest], for matrices that are not packed
-    steps: Buffer<f32>,         // [T, widest / 32], of Q8 blocks
-    offsets: Buffer<f32>,       // [T, widest / 32], of Q8_1 blocks
-    partial: Buffer<f32>,       // [PARTIALS, PARTIAL]
-    pub tokens: Buffer<i32>,    // [T]
-    pub positions: Buffer<i32>, // [T]
-    pub sequences: Buffer<i32>, // [T]
-    pub pages: Buffer<i32>,     // [T, pages of a sequence]
-    normed: Buffer<f32>,        // [LOGITS_ROWS, hidden]
-    half: Buffer<u16>,          // [LOGITS_ROWS, hidden]
-    pub logits: Buffer<f32>,    // [LOGITS_ROWS, vocab]
-    pub best: Buffer<i32>,      // [LOGITS_ROWS]
-    pub pairs: Buffer<u32>,     // [LOGITS_ROWS, 2]: the bits of the best logit, its id
-    gathered: Buffer<u32>,      // [ranks, T, widest slice]
+    pub hidden: Buffer<f32>,     // [T, hidden]
+    qkv: Buffer<f32>,            // [T, query + 2 kv]
+    q: Buffer<u16>,              // [T, query]
+    attention: Buffer<f32>,      // [T, query]
+    gate: Buffer<f32>,           // [T, ffn]
+    up: Buffer<f32>,             // [T, ffn], for layers that are not packed
+    quants: Buffer<i8>,          // [T, widest]
+    token_scales: Buffer<f32>,   // [T]
+    sums: Buffer<i32>,           // [T]
+    values: Buffer<f32>,         // [T, widest], for matrices that are not packed
+    steps: Buffer<f32>,          // [T, widest / 32], of Q8 blocks
+    offsets: Buffer<f32>,        // [T, widest / 32], of Q8_1 blocks
+    partial: Buffer<f32>,        // [PARTIALS, PARTIAL]
+    pub tokens: Buffer<i32>,     // [T]
+    pub positions: Buffer<i32>,  // [T]
+    pub sequences: Buffer<i32>,  // [T]
+    pub pages: Buffer<i32>,      // [T, pages of a sequence]
+    normed: Buffer<f32>,         // [LOGITS_ROWS, hidden]
+    half: Buffer<u16>,           // [LOGITS_ROWS, hidden]
+    pub logits: Buffer<f32>,     // [LOGITS_ROWS, vocab]
+    pub best: Buffer<i32>,       // [LOGITS_ROWS]
+    pub pairs: Buffer<u32>,      // [LOGITS_ROWS, 2]: the bits of the best logit, its id
+    gathered: Buffer<u32>,       // [ranks, T, widest slice]
+    parts: Buffer<u64>,          // [T, PART], then [ranks, T, PART], of rows that are gathered as int8
+    slice_quants: Buffer<i8>,    // [T, widest slice]
     pub all_logits: Buffer<u32>, // [ranks, LOGITS_ROWS, slice of the vocabulary]
     pub cache: Cache,
     max_pages: usize,
@@ -98,7 +104,14 @@ impl Buffers {
             logits: floats("logits", LOGITS_ROWS * vocab)?,
             best: device.zeros("best tokens", LOGITS_ROWS)?,
             pairs: device.zeros("best tokens", 2 * LOGITS_ROWS)?,
-            gathered: device.zeros("gathered vectors", of_team((rows * query.max(ffn).max(part)).max(2 * LOGITS_ROWS)))?,
+            gathered: device
+                .zeros("gathered vectors", of_team((rows * query.max(ffn).max(part)).max(2 * LOGITS_ROWS)))?,
+            parts: device.zeros(
+                "what ranks know of rows",
+                if shard.ranks > 1 { (1 + shard.ranks) * rows * PART } else { 0 },
+            )?,
+            slice_quants: device
+                .zeros("int8 activations", of_team(rows * query.max(ffn).max(part)) / shard.ranks)?,
             all_logits: device.zeros("gathered logits", of_team(LOGITS_ROWS * vocab))?,
             cache,
             max_pages,
@@ -192,7 +205,8 @@ impl Forward<'_> {
             bound: [n as i32; 2],
             activation: self.activation(),
         };
-        let quantize = |x: &Buffer<f32>, norm, split| self.norm(x.at, norm, split, m, ActivationType::I8Token, true);
+        let quantize =
+            |x: &Buffer<f32>, norm, split| self.norm(x.at, norm, split, m, ActivationType::I8Token, true);
         quantize(&b.hidden, Some(norms.attn), shard.hidden)?;
         let bound = [query as i32, (query + kv) as i32];
         self.gemm("store", Gemm { bound, ..gemm(0, 0, b.qkv.at, query + 2 * kv, shard.hidden) })?;
@@ -294,7 +308,8 @@ impl Forward<'_> {
                 Segment::Prefill { first, count } | Segment::Decode { first, count }
                     if exact(segment, m, positions) =>
                 {
-                    let shape = Shape::new((count, shard.heads.len(), 1), 128, 4 * positions.next_multiple_of(8));
+                    let shape =
+                        Shape::new((count, shard.heads.len(), 1), 128, 4 * positions.next_multiple_of(8));
                     self.launch("attend_exact", shape, &attend(first, count, 1, positions))?;
                 }
                 Segment::Prefill { first, count } => {
@@ -314,7 +329,11 @@ impl Forward<'_> {
                     let shape = Shape::new((count, units, splits), 256, run * 4 * GROUP);
                     self.launch("attend_decode", shape, &params)?;
                     if splits > 1 {
-                        self.launch("attend_merge", Shape::new((count, shard.heads.len(), 1), 128, 0), &params)?;
+                        self.launch(
+                            "attend_merge",
+                            Shape::new((count, shard.heads.len(), 1), 128, 0),
+                            &params,
+                        )?;
                     }
                 }
             }
@@ -381,10 +400,15 @@ impl Forward<'_> {
 
     /// Puts `count` words from `from` of every device at `to`; where there is one device, they stay where they are.
     fn gather(&self, from: u64, count: usize, to: u64) -> Result<u64> {
+        self.gather_kind(from, count, to, Kind::Word)
+    }
+
+    /// As [`Self::gather`], of `count` elements.
+    fn gather_kind(&self, from: u64, count: usize, to: u64, kind: Kind) -> Result<u64> {
         let Some(team) = self.team else { return Ok(from) };
         // SAFETY: 1. buffers of what is gathered are made for whole slices of every rank. 2. Ranks evaluate the same batches
         // with the same code.
-        unsafe { team.all_gather(&self.device.stream, from, to, count, Kind::Word)? };
+        unsafe { team.all_gather(&self.device.stream, from, to, count, kind)? };
         Ok(to)
     }
 
@@ -404,6 +428,9 @@ impl Forward<'_> {
     ) -> Result<()> {
         let b = self.buffers;
         if packed {
+            if self.team.is_some() && m >= MANY && split.slice.is_multiple_of(64) {
+                return self.quantize_together(x, weight, split, m);
+            }
             let weight = weight.map_or(0, |at| self.model.vectors.address(at));
             return self.norm_row(x, weight, split, m, 1, b.quants.at);
         }
@@ -435,6 +462,35 @@ impl Forward<'_> {
             ActivationType::Q8K => 6,
         };
         self.norm_row(x, weight, split, m, packing, out)
+    }
+
+    /// As the norm of packed rows, of many rows: ranks quantize their own columns, and quants are gathered (kernels/team.cu).
+    fn quantize_together(&self, x: u64, weight: Option<usize>, split: Split, m: usize) -> Result<()> {
+        let (b, shard) = (self.buffers, &self.model.shard);
+        let here = split.range(shard.rank);
+        let params = TeamRows {
+            x,
+            weight: weight.map_or(0, |at| self.model.vectors.at + 4 * (at + here.start) as u64),
+            part: b.parts.at,
+            parts: b.parts.address(m * PART),
+            quants: b.slice_quants.at,
+            slices: b.gathered.at,
+            rows: b.quants.at,
+            scales: b.token_scales.at,
+            sums: b.sums.at,
+            width: split.total as i32,
+            slice: split.slice as i32,
+            columns: here.len() as i32,
+            ranks: shard.ranks as i32,
+            eps: self.model.config.rms_eps,
+            spare: 0,
+        };
+        let shape = Shape::new((m, 1, 1), 256, 0);
+        self.launch("team_stats", shape, &params)?;
+        self.gather(params.part, 2 * PART * m, params.parts)?;
+        self.launch("team_quantize", shape, &params)?;
+        self.gather_kind(params.quants, m * split.slice, params.slices, Kind::Byte)?;
+        self.launch("team_collect", shape, &params)
     }
 
     /// Gathers `m` rows of which every device has some columns, norms and packs them.

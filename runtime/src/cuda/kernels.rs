@@ -60,6 +60,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "gate_up",
         ],
     ),
+    ("team", &["team_stats", "team_quantize", "team_collect"]),
     (
         "quants",
         &[

@@ -146,7 +146,14 @@ impl Communicator {
     /// # Safety
     /// 1. `from` has `count` elements and `to` as many for each rank, on the device of `stream`. 2. All ranks make the same calls in
     ///    the same order.
-    pub unsafe fn all_gather(&self, stream: &CudaStream, from: u64, to: u64, count: usize, kind: Kind) -> Result<()> {
+    pub unsafe fn all_gather(
+        &self,
+        stream: &CudaStream,
+        from: u64,
+        to: u64,
+        count: usize,
+        kind: Kind,
+    ) -> Result<()> {
         let team = &self.team;
         self.check()?;
         let data = match kind {
@@ -197,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_missing_library_names_the_wheel_and_the_command() {
-        let error = Library::load(Some("/nonexistent/libnccl.so.2")).err().expect("there is none").to_string();
+        let error =
+            Library::load(Some("/nonexistent/libnccl.so.2")).err().expect("there is none").to_string();
         for part in ["/nonexistent/libnccl.so.2", "nvidia-nccl-cu13", "cargo xtask kernels nccl"] {
             assert!(error.contains(part), "{error}");
         }

@@ -38,6 +38,11 @@ parameters! {
         x: u64, weight: u64, quants: u64, scales: u64, sums: u64, values: u64, offsets: u64, width: i32, packing: i32, eps: f32,
         slice: i32,
     }
+    /// team.cu
+    TeamRows {
+        x: u64, weight: u64, part: u64, parts: u64, quants: u64, slices: u64, rows: u64, scales: u64, sums: u64, width: i32,
+        slice: i32, columns: i32, ranks: i32, eps: f32, spare: i32,
+    }
     /// quants.cu
     Product {
         weights: u64, x: u64, out: u64, steps: u64, offsets: u64, n: i32, m: i32, k: i32, row_bytes: i32, stride: i32, column: i32, add: i32,
@@ -92,6 +97,7 @@ mod tests {
             size_of::<Attend>(),
             size_of::<Gemm>(),
             size_of::<NormRow>(),
+            size_of::<TeamRows>(),
             size_of::<Product>(),
             size_of::<Decode>(),
             size_of::<StepGemm>(),
@@ -99,6 +105,6 @@ mod tests {
             size_of::<StepAttend>(),
             size_of::<StepRows>(),
         ];
-        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 80, 256, 128, 152, 136, 192]);
+        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 96, 80, 256, 128, 152, 136, 192]);
     }
 }

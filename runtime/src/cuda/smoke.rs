@@ -61,6 +61,7 @@ pub fn run(seed: u64, rounds: usize) -> Result<Vec<Check>> {
             lab.product(ty)?;
         }
         lab.norm()?;
+        lab.exchange()?;
         lab.head()?;
         lab.attention()?;
         lab.step()?;
@@ -348,7 +349,8 @@ impl Lab {
             let best = (0..rows).fold(0, |best, i| if row[i] > row[best] { i } else { best });
             usize::from(best as i32 != *chosen || told != [row[best].to_bits(), best as u32 + 1000])
         };
-        let wrong: usize = got.chunks_exact(rows).zip(chosen.iter().zip(told.chunks_exact(2))).map(right).sum();
+        let wrong: usize =
+            got.chunks_exact(rows).zip(chosen.iter().zip(told.chunks_exact(2))).map(right).sum();
         let at = format!("rows {rows} k {k} m {m}");
         self.note(batch, at.clone(), relative(&got, &want), 1e-5);
         self.note("head_full", at.clone(), relative(&got_one, &want[..rows]), 1e-5);

@@ -4,12 +4,14 @@
 //! of a team does; what it does faster elsewhere has checks of its own. Deliberately absent: speed.
 
 use super::executor::Executor;
-use super::smoke::Check;
+use super::kernels::Shape;
+use super::params::{NormRow, TeamRows};
+use super::smoke::{Check, Lab};
 use super::team::Team;
 use crate::Result;
 use crate::engine::batch::{Best, Rule};
 use crate::engine::{Answer, Batch, Want};
-use crate::gpu::shard::Shard;
+use crate::gpu::shard::{Shard, Split};
 use crate::gpu::{Accelerator, OpenOptions};
 use crate::model::Model;
 use crate::quant::activation::ActivationQuant;
@@ -44,12 +46,17 @@ pub fn run(model: &Model, ranks: usize, nccl: Option<&str>) -> Result<Vec<Check>
         work(&mut one)?
     };
     let together = work(&mut Team::open(model, &options)?)?;
-    Ok(alone.into_iter().zip(together).map(|((what, want), (_, got))| check(what, ranks, &want, &got)).collect())
+    Ok(alone
+        .into_iter()
+        .zip(together)
+        .map(|((what, want), (_, got))| check(what, ranks, &want, &got))
+        .collect())
 }
 
 fn check(kernel: String, ranks: usize, want: &[u32], got: &[u32]) -> Check {
     let first = want.iter().zip(got).position(|(want, got)| want != got);
-    let differ = want.iter().zip(got).filter(|(want, got)| want != got).count() + want.len().abs_diff(got.len());
+    let differ =
+        want.iter().zip(got).filter(|(want, got)| want != got).count() + want.len().abs_diff(got.len());
     let of = |bits: Option<&u32>| bits.map_or(f32::NAN, |bits| f32::from_bits(*bits));
     let where_ = first.map_or(String::new(), |at| {
         format!(", first at {at}: {} and not {}", of(got.get(at)), of(want.get(at)))
@@ -109,4 +116,89 @@ fn evaluate(on: &mut dyn Accelerator, batch: &Batch) -> Result<Vec<u32>> {
         Answer::Best(best) => bits.extend(best.iter().flat_map(|best| [best.id, best.logit.to_bits()])),
     })?;
     Ok(bits)
+}
+
+/// Quants, scales and sums of rows.
+type Packed = (Vec<i8>, Vec<u32>, Vec<i32>);
+
+impl Lab {
+    /// Rows that several ranks have columns of, all of them played by this device: normed and packed from gathered floats and
+    /// from gathered quants, against whole rows.
+    pub(super) fn exchange(&mut self) -> Result<()> {
+        let (m, width, ranks) = (1 + self.below(6), 64 * (1 + self.below(90)), 1 + self.below(5));
+        let split = Split::of(width, 64, ranks);
+        let (x, weight) = (self.floats(m * width), self.floats(width));
+        let mut parts = vec![f32::NAN; ranks * m * split.slice];
+        for rank in 0..ranks {
+            let here = split.range(rank);
+            let room = parts[rank * m * split.slice..].chunks_exact_mut(here.len().max(1));
+            x.chunks_exact(width)
+                .zip(room)
+                .for_each(|(row, to)| to[..here.len()].copy_from_slice(&row[here.clone()]));
+        }
+        let device = &self.device;
+        let (whole, gathered, ws) =
+            (device.upload("rows", &x)?, device.upload("parts", &parts)?, device.upload("weights", &weight)?);
+        let weight = |at: usize| if m % 3 == 0 { 0 } else { ws.at + 4 * at as u64 };
+        let quants = device.upload("a poisoned output", &vec![99i8; m * width])?;
+        let (scales, sums) = (self.poisoned(m)?, device.upload("a poisoned output", &vec![-1i32; m])?);
+        let read = || -> Result<Packed> {
+            let (mut q, mut sum) = (vec![0i8; m * width], vec![0i32; m]);
+            self.device.read(&quants, 0, &mut q)?;
+            self.device.read(&sums, 0, &mut sum)?;
+            Ok((q, self.floats_of(&scales, m)?.into_iter().map(f32::to_bits).collect(), sum))
+        };
+        let row = |x: u64, slice: usize| NormRow {
+            x,
+            weight: weight(0),
+            quants: quants.at,
+            scales: scales.at,
+            sums: sums.at,
+            values: quants.at,
+            offsets: 0,
+            width: width as i32,
+            packing: 1,
+            eps: 1e-5,
+            slice: slice as i32,
+        };
+        let norm = Shape::new((m, 1, 1), 512, 4 * width);
+        self.launch("norm_row", norm, &row(whole.at, 0))?;
+        let want = read()?;
+        self.launch("norm_row", norm, &row(gathered.at, split.slice))?;
+        let floats = read()?;
+        let known = device.upload("a poisoned output", &vec![u32::MAX; 6 * ranks * m])?;
+        let slices = device.upload("a poisoned output", &vec![77i8; ranks * m * split.slice])?;
+        let of = |rank: usize| TeamRows {
+            x: gathered.at + (4 * rank * m * split.slice) as u64,
+            weight: weight(split.range(rank).start),
+            part: known.at + (24 * rank * m) as u64,
+            parts: known.at,
+            quants: slices.at + (rank * m * split.slice) as u64,
+            slices: slices.at,
+            rows: quants.at,
+            scales: scales.at,
+            sums: sums.at,
+            width: width as i32,
+            slice: split.slice as i32,
+            columns: split.columns(rank) as i32,
+            ranks: ranks as i32,
+            eps: 1e-5,
+            spare: 0,
+        };
+        let rows = Shape::new((m, 1, 1), 256, 0);
+        for name in ["team_stats", "team_quantize"] {
+            (0..ranks).try_for_each(|rank| self.launch(name, rows, &of(rank)))?;
+        }
+        self.launch("team_collect", rows, &of(0))?;
+        let quantized = read()?;
+        let differ = |got: &Packed| {
+            let part = |equal: bool| if equal { 0.0 } else { 1.0 };
+            part(got.0 == want.0) + part(got.1 == want.1) + part(got.2 == want.2)
+        };
+        let (floats, quantized) = (differ(&floats), differ(&quantized));
+        let at = format!("m {m} width {width} ranks {ranks}");
+        self.note("norm_row", format!("{at} gathered"), floats, 0.0);
+        self.note("team_quantize", at, quantized, 0.0);
+        Ok(())
+    }
 }

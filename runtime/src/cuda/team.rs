@@ -68,7 +68,9 @@ impl Team {
         });
         let executors = made.into_iter().collect::<Result<Vec<Executor>>>()?;
         let facts = facts(executors.iter().map(Accelerator::facts));
-        let mut ends = Communicator::team(options.first_device..options.first_device + ranks, options.nccl.as_deref())?.into_iter();
+        let mut ends =
+            Communicator::team(options.first_device..options.first_device + ranks, options.nccl.as_deref())?
+                .into_iter();
         let mut executors = executors.into_iter();
         let first = executors.next().expect("a team has ranks");
         let own = ends.next().expect("as many as ranks");
@@ -159,16 +161,18 @@ fn gone(rank: usize) -> Error {
 
 /// Of all ranks together.
 fn facts<'a>(ranks: impl Iterator<Item = &'a Facts>) -> Facts {
-    ranks.cloned().reduce(|all, one| Facts {
-        name: all.name,
-        weight_bytes: all.weight_bytes + one.weight_bytes,
-        compact_head_bytes: all.compact_head_bytes + one.compact_head_bytes,
-        kv_bytes: all.kv_bytes + one.kv_bytes,
-        device_bytes: all.device_bytes + one.device_bytes,
-        ..all
-    })
-    .map(|all| Facts { name: format!("{} x {}", all.tensor_parallel, all.name), ..all })
-    .expect("a team has ranks")
+    ranks
+        .cloned()
+        .reduce(|all, one| Facts {
+            name: all.name,
+            weight_bytes: all.weight_bytes + one.weight_bytes,
+            compact_head_bytes: all.compact_head_bytes + one.compact_head_bytes,
+            kv_bytes: all.kv_bytes + one.kv_bytes,
+            device_bytes: all.device_bytes + one.device_bytes,
+            ..all
+        })
+        .map(|all| Facts { name: format!("{} x {}", all.tensor_parallel, all.name), ..all })
+        .expect("a team has ranks")
 }
 
 impl Sequences for Team {

@@ -7,6 +7,8 @@ pub mod device;
 pub mod pack;
 pub mod plan;
 pub mod shard;
+#[cfg(test)]
+mod simulation;
 
 use crate::Result;
 use crate::engine::{Sequences, pages::SequenceId};
@@ -62,6 +64,17 @@ pub struct Communication {
     pub nanoseconds: u64,
 }
 
+/// The products of all layers alone, for one row: nanoseconds of a pass over weights that no cache holds.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct ProductTimes {
+    /// Each waits for the one before it, as in a decoding step.
+    pub chained_ns: u64,
+    /// Each starts as soon as there is room.
+    pub apart_ns: u64,
+    /// Of the weights that a pass reads.
+    pub weight_bytes: u64,
+}
+
 /// A model on a device, with its sequences.
 pub trait Accelerator: Sequences + Send {
     fn facts(&self) -> &Facts;
@@ -85,6 +98,14 @@ pub trait Accelerator: Sequences + Send {
     /// # Errors
     /// The devices'.
     fn communication(&mut self, _rows: usize) -> Result<Option<Communication>> {
+        Ok(None)
+    }
+
+    /// Times the products of the layers alone; `None` where the device has no kernels that can be told apart.
+    ///
+    /// # Errors
+    /// The device's.
+    fn time_products(&mut self) -> Result<Option<ProductTimes>> {
         Ok(None)
     }
 

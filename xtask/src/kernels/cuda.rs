@@ -234,7 +234,10 @@ impl Wheels {
         if file.is_file() {
             return Ok(file);
         }
-        ctx.out.line(format!("installing the pinned wheels of {} into the cache ({})", self.requirements, self.size));
+        ctx.out.line(format!(
+            "installing the pinned wheels of {} into the cache ({})",
+            self.requirements, self.size
+        ));
         let partial = cache.join(format!("{name}.partial"));
         for old in [&partial, &dir] {
             if old.exists() {

@@ -47,8 +47,7 @@ impl App {
     /// What loading says; whatever served before goes on then.
     pub fn load(&self) -> Result<()> {
         let Settings { scheduler, queue, .. } = self.settings;
-        let engine =
-            EngineThread::start(&self.loaders, scheduler, queue, &self.metrics)?;
+        let engine = EngineThread::start(&self.loaders, scheduler, queue, &self.metrics)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = current.replace(Arc::new(engine)) {
             before.inbox.stop(Stop::Drain);

@@ -8,5 +8,6 @@ mod connections;
 mod faults;
 mod faulty;
 mod limits;
+mod replicas;
 mod security;
 mod support;

@@ -54,14 +54,13 @@ impl Executor {
         (0..count).try_for_each(|_| steps.launch(&on, rows.len(), positions, answer))
     }
 
+    pub(super) fn on(&self) -> step::On<'_> {
+        step::On { device: &self.device, kernels: &self.kernels, model: &self.model, buffers: &self.buffers }
+    }
+
     /// Whether rows, each at its place, are a decoding step: one token each of sequences that differ.
     pub(super) fn is_step(&self, places: &[(SequenceId, usize)]) -> bool {
-        let on = step::On {
-            device: &self.device,
-            kernels: &self.kernels,
-            model: &self.model,
-            buffers: &self.buffers,
-        };
+        let on = self.on();
         let positions = places.iter().map(|(_, position)| position + 1).max().unwrap_or(1);
         let differ =
             |(i, place): (usize, &(SequenceId, usize))| places[..i].iter().all(|(id, _)| *id != place.0);
