@@ -176,6 +176,16 @@ mod tests {
         assert!(heads(9).into_iter().all(|s| s.heads.len() <= 1 && s.heads.len() == s.kv_heads.len()));
     }
 
+    /// As docs/explanation/scale.md has them.
+    #[test]
+    fn bytes_of_a_step_of_two_ranks() {
+        let shape =
+            |heads, kv_heads, hidden, ffn| Shard::new(&config(heads, kv_heads, hidden, ffn), 128_256, 0, 2);
+        assert_eq!(shape(20, 5, 2560, 6912).bytes_per_step(30, 1), 911_368);
+        assert_eq!(shape(52, 52, 6656, 17_920).bytes_per_step(60, 1), 4_559_880);
+        assert_eq!(Shard::whole(&config(20, 5, 2560, 6912), 128_256).bytes_per_step(30, 1), 0);
+    }
+
     proptest! {
         #[test]
         fn every_row_is_on_exactly_one_rank(
