@@ -6,7 +6,9 @@
 use super::args::{BenchArgs, Format};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
-use super::json::{BenchOutput, BenchResult, Build, Communication};
+#[cfg(feature = "gpu")]
+use super::json::Communication;
+use super::json::{BenchOutput, BenchResult, Build};
 use super::measure::Work;
 use super::{settings, summary};
 use bitnet_runtime::engine::Engine;
@@ -54,8 +56,11 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
         let mut samples = Vec::new();
         let outcome = measure(&mut engine, test, args.repetitions, &mut samples);
         if !samples.is_empty() {
-            let mut result = result(test, samples);
-            result.communication = communication(&mut engine, test, &result.samples_ns)?;
+            let result = result(test, samples);
+            #[cfg(feature = "gpu")]
+            let communication = communication(&mut engine, test, &result.samples_ns)?;
+            #[cfg(feature = "gpu")]
+            let result = BenchResult { communication, ..result };
             output.results.push(result);
         }
         match outcome {
@@ -98,27 +103,24 @@ fn result(test: Test, samples_ns: Vec<u64>) -> BenchResult {
         mean_tokens_per_second: mean(&rates),
         median_tokens_per_second: median(&rates),
         stddev_tokens_per_second: stddev(&rates),
+        #[cfg(feature = "gpu")]
         communication: None,
         samples_tokens_per_second: rates,
     }
 }
 
 /// What several GPUs tell each other in a step of `test`, measured alone.
-#[cfg_attr(not(feature = "gpu"), expect(clippy::unnecessary_wraps, reason = "a device may fail"))]
+#[cfg(feature = "gpu")]
 fn communication(engine: &mut Engine, test: Test, samples_ns: &[u64]) -> Result<Option<Communication>> {
-    #[cfg(feature = "gpu")]
-    if let (Some(device), true) = (engine.accelerator(), test.0.steps > 0) {
-        let found = device.communication(test.0.sequences as usize)?;
-        let samples: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();
-        let step = median(&samples) / f64::from(test.0.steps);
-        return Ok(found.map(|found| Communication {
-            bytes: found.bytes,
-            nanoseconds: found.nanoseconds,
-            share: found.nanoseconds as f64 / step,
-        }));
-    }
-    let _ = (engine, test, samples_ns);
-    Ok(None)
+    let (Some(device), true) = (engine.accelerator(), test.0.steps > 0) else { return Ok(None) };
+    let found = device.communication(test.0.sequences as usize)?;
+    let samples: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();
+    let step = median(&samples) / f64::from(test.0.steps);
+    Ok(found.map(|found| Communication {
+        bytes: found.bytes,
+        nanoseconds: found.nanoseconds,
+        share: found.nanoseconds as f64 / step,
+    }))
 }
 
 fn table(output: &BenchOutput) -> String {

@@ -298,10 +298,12 @@ pub struct BenchResult {
     /// Of the sample (n - 1); 0 for one sample.
     pub stddev_tokens_per_second: f64,
     /// What one step of so many sequences tells several GPUs of each other.
+    #[cfg(feature = "gpu")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub communication: Option<Communication>,
 }
 
+#[cfg(feature = "gpu")]
 #[derive(Serialize)]
 pub struct Communication {
     /// Bytes that each GPU receives for a step.

@@ -35,6 +35,7 @@ pub struct Room {
 /// Which of several equal engines it is.
 #[derive(Clone, Copy)]
 pub struct Replica {
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "says which GPUs are its own"))]
     pub index: usize,
     pub of: usize,
 }
