@@ -258,7 +258,7 @@ pub enum DrillKind {
 
 #[derive(Debug, Args)]
 pub struct Synth {
-    /// 2b4t, 700m, 3b or 8b.
+    /// 2b4t, 700m, 3b, 8b or 30b.
     pub shape: String,
     /// bitnet, bitnet-b1.58 or llama.
     #[arg(long, default_value = "bitnet")]

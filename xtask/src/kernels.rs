@@ -55,6 +55,8 @@ pub enum KernelsCommand {
         #[arg(long, conflicts_with = "target")]
         cuda: bool,
     },
+    /// Installs the pinned NCCL, for `bitnet run --tensor-parallel` where the system has none, and says what to set.
+    Nccl,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -103,6 +105,7 @@ pub fn run(ctx: &Ctx, command: &KernelsCommand) -> Result<ExitCode> {
         }
         KernelsCommand::Build { target: Some(target), .. } => build(ctx, target),
         KernelsCommand::Build { target: None, .. } => cuda::run(ctx),
+        KernelsCommand::Nccl => cuda::nccl(ctx),
     }
 }
 

@@ -358,6 +358,9 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1])]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub sequences: Vec<u32>,
+    /// Also time the products of all layers alone, one row, from weights that no cache holds (on an H100)
+    #[arg(long)]
+    pub products: bool,
     /// Samples of each, after one that is not counted
     #[arg(long, short, value_name = "N", default_value_t = 5)]
     pub repetitions: usize,
@@ -381,6 +384,12 @@ pub struct KernelsArgs {
     /// code 9 where one is wrong
     #[arg(long, value_name = "ROUNDS", conflicts_with = "replay")]
     pub check_device: Option<usize>,
+    /// Instead, compute this model on --tensor-parallel GPUs and on one, and compare; exit code 9 where they differ in a bit
+    #[arg(long, value_name = "PATH|NAME", conflicts_with_all = ["replay", "check_device"])]
+    pub check_team: Option<String>,
+    /// GPUs that --check-team takes
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub tensor_parallel: u8,
     /// Instead, compute one row of a matrix product from this file with every kernel that this CPU runs; exit code 9
     /// where they differ in a bit
     #[arg(long, value_name = "FILE", conflicts_with = "kernels")]

@@ -6,6 +6,8 @@
 use super::args::{BenchArgs, Format};
 use super::ctx::Ctx;
 use super::format::{Align, markdown};
+#[cfg(feature = "gpu")]
+use super::json::Communication;
 use super::json::{BenchOutput, BenchResult, Build};
 use super::measure::Work;
 use super::{settings, summary};
@@ -33,8 +35,8 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
     let context = tests.iter().map(|test| test.0.positions()).max();
     let sequences = tests.iter().map(|test| test.0.sequences as usize).max().unwrap_or(1);
     let started = Instant::now();
-    let ((), mut engine) =
-        settings::load(ctx, &args.engine, settings::Room { context, sequences }, |_| Ok(()))?;
+    let room = settings::Room { context, sequences, replica: settings::Replica::ONLY };
+    let ((), mut engine) = settings::load(ctx, &args.engine, room, |_| Ok(()))?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     ctx.note(engine.selection());
     if cfg!(debug_assertions) {
@@ -46,13 +48,20 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
         engine: summary::engine(&engine),
         load_ms,
         results: Vec::new(),
+        #[cfg(feature = "gpu")]
+        products: None,
         interrupted: false,
     };
     for test in tests {
         let mut samples = Vec::new();
         let outcome = measure(&mut engine, test, args.repetitions, &mut samples);
         if !samples.is_empty() {
-            output.results.push(result(test, samples));
+            let result = result(test, samples);
+            #[cfg(feature = "gpu")]
+            let communication = communication(&mut engine, test, &result.samples_ns)?;
+            #[cfg(feature = "gpu")]
+            let result = BenchResult { communication, ..result };
+            output.results.push(result);
         }
         match outcome {
             Err(Error::Interrupted) => output.interrupted = true,
@@ -61,6 +70,10 @@ pub fn run(ctx: &mut Ctx, args: &BenchArgs) -> Result<()> {
         if output.interrupted {
             break;
         }
+    }
+    #[cfg(feature = "gpu")]
+    if let (Some(device), true) = (engine.accelerator(), args.products && !output.interrupted) {
+        output.products = device.time_products()?;
     }
     match ctx.format {
         Format::Json => ctx.print_json(&output)?,
@@ -90,8 +103,24 @@ fn result(test: Test, samples_ns: Vec<u64>) -> BenchResult {
         mean_tokens_per_second: mean(&rates),
         median_tokens_per_second: median(&rates),
         stddev_tokens_per_second: stddev(&rates),
+        #[cfg(feature = "gpu")]
+        communication: None,
         samples_tokens_per_second: rates,
     }
+}
+
+/// What several GPUs tell each other in a step of `test`, measured alone.
+#[cfg(feature = "gpu")]
+fn communication(engine: &mut Engine, test: Test, samples_ns: &[u64]) -> Result<Option<Communication>> {
+    let (Some(device), true) = (engine.accelerator(), test.0.steps > 0) else { return Ok(None) };
+    let found = device.communication(test.0.sequences as usize)?;
+    let samples: Vec<f64> = samples_ns.iter().map(|ns| *ns as f64).collect();
+    let step = median(&samples) / f64::from(test.0.steps);
+    Ok(found.map(|found| Communication {
+        bytes: found.bytes,
+        nanoseconds: found.nanoseconds,
+        share: found.nanoseconds as f64 / step,
+    }))
 }
 
 fn table(output: &BenchOutput) -> String {
@@ -126,7 +155,22 @@ fn table(output: &BenchOutput) -> String {
             ]
         })
         .collect();
-    markdown(&columns, &rows)
+    markdown(&columns, &rows) + &products(output)
+}
+
+/// A line about the products alone, where they were timed.
+#[cfg(feature = "gpu")]
+fn products(output: &BenchOutput) -> String {
+    output.products.map_or(String::new(), |times| {
+        let [chained, apart] = [times.chained_ns, times.apart_ns].map(|ns| ns as f64 / 1e3);
+        let rate = times.weight_bytes as f64 / times.apart_ns as f64;
+        format!("\nproducts of all layers, one row: {chained:.0} µs one after the other, {apart:.0} µs side by side ({rate:.0} GB/s)\n")
+    })
+}
+
+#[cfg(not(feature = "gpu"))]
+fn products(_output: &BenchOutput) -> String {
+    String::new()
 }
 
 impl Test {

@@ -23,7 +23,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub fn run(ctx: &mut Ctx, args: &EvaluateArgs) -> Result<()> {
-    let room = settings::Room { context: args.ctx_size, sequences: args.sequences };
+    let room = settings::Room {
+        context: args.ctx_size,
+        sequences: args.sequences,
+        replica: settings::Replica::ONLY,
+    };
     // A file without a usable tokenizer can still be evaluated: tokenizing is what fails then.
     let (tokenizer, mut engine) = settings::load(ctx, &args.engine, room, |gguf| Ok(tokenizer(ctx, gguf)))?;
     ctx.note(engine.selection());

@@ -269,6 +269,10 @@ pub struct BenchOutput {
     pub engine: EngineSummary,
     pub load_ms: f64,
     pub results: Vec<BenchResult>,
+    /// With --products, where a device can tell.
+    #[cfg(feature = "gpu")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub products: Option<bitnet_runtime::gpu::ProductTimes>,
     /// Stopped by Ctrl-C: the last result may have fewer samples than asked for.
     pub interrupted: bool,
 }
@@ -293,6 +297,21 @@ pub struct BenchResult {
     pub median_tokens_per_second: f64,
     /// Of the sample (n - 1); 0 for one sample.
     pub stddev_tokens_per_second: f64,
+    /// What one step of so many sequences tells several GPUs of each other.
+    #[cfg(feature = "gpu")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub communication: Option<Communication>,
+}
+
+#[cfg(feature = "gpu")]
+#[derive(Serialize)]
+pub struct Communication {
+    /// Bytes that each GPU receives for a step.
+    pub bytes: u64,
+    /// Nanoseconds of a step's collectives alone.
+    pub nanoseconds: u64,
+    /// Their part of the median step.
+    pub share: f64,
 }
 
 /// Which backend would compute.

@@ -15,6 +15,9 @@ use bitnet_runtime::quant::panels::Layout;
 
 pub fn run(ctx: &mut Ctx, args: &KernelsArgs) -> Result<()> {
     let device = settings::choose_device(ctx, args.device)?;
+    if let Some(model) = &args.check_team {
+        return device_check::team(ctx, &device, model, args.tensor_parallel.into());
+    }
     if let Some(rounds) = args.check_device {
         return device_check::run(ctx, &device, rounds);
     }

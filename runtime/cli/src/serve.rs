@@ -31,7 +31,7 @@ const SHORTEST_KEY: usize = 16;
 pub fn run(ctx: &mut Ctx, args: &ServeArgs) -> Result<()> {
     let settings = settings(ctx, args)?;
     settings.validate()?;
-    let server = Server::start(settings, loader(ctx, args)?)?;
+    let server = Server::start_replicas(settings, loaders(ctx, args))?;
     let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", server.address());
     match ctx.format {
@@ -100,14 +100,20 @@ fn id(model: &str, args: &ServeArgs) -> String {
     args.alias.clone().unwrap_or_else(|| name.strip_suffix(".gguf").unwrap_or(name).to_owned())
 }
 
-/// Loads, warms up, and makes the receipt; the latter once for every state of the file.
-fn loader(ctx: &Ctx, args: &ServeArgs) -> Result<Loader> {
+/// Load, warm up, and make the receipt; the latter once for every state of the file. One per replica.
+fn loaders(ctx: &Ctx, args: &ServeArgs) -> Vec<Loader> {
+    let seen: Arc<Mutex<Option<(State, Value)>>> = Arc::default();
+    (0..args.replicas.into()).map(|replica| loader(ctx, args, replica, Arc::clone(&seen))).collect()
+}
+
+fn loader(ctx: &Ctx, args: &ServeArgs, replica: usize, seen: Arc<Mutex<Option<(State, Value)>>>) -> Loader {
     let (env, strict, args) = (ctx.env.clone(), ctx.strict, args.clone());
-    let seen: Mutex<Option<(State, Value)>> = Mutex::new(None);
-    Ok(Arc::new(move || {
+    Arc::new(move || {
         let mut ctx = Ctx::new(env.clone(), Format::Human);
         ctx.strict = strict;
-        let room = settings::Room { context: args.ctx_size, sequences: usize::from(args.kv_sequences) };
+        let replica = settings::Replica { index: replica, of: args.replicas.into() };
+        let room =
+            settings::Room { context: args.ctx_size, sequences: usize::from(args.kv_sequences), replica };
         let settings::Loaded { first: warnings, mut engine, backend } =
             settings::load_engine(&ctx, &args.engine, room, |gguf| Ok(load_tokenizer(gguf)?.1))?;
         ctx.fall_back(&warnings)?;
@@ -118,9 +124,10 @@ fn loader(ctx: &Ctx, args: &ServeArgs) -> Result<Loader> {
             _ => warm_up(&ctx, &args, &mut engine)?,
         };
         *seen = Some((state, receipt.clone()));
+        drop(seen);
         let id = id(&args.engine.model.model, &args);
         Loaded::new(engine, &About { id, chat: args.chat, backend, receipt })
-    }))
+    })
 }
 
 /// What a file is known by between two loads.

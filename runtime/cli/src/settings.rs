@@ -10,7 +10,7 @@ use bitforge_schema::selection::Selection;
 #[cfg(feature = "gpu")]
 use bitnet_runtime::backend::KernelBackend;
 use bitnet_runtime::backend::{self, Choice, Fake};
-use bitnet_runtime::engine::{Engine, EngineOptions};
+use bitnet_runtime::engine::{Engine, EngineOptions, available_threads};
 use bitnet_runtime::gguf::Gguf;
 use bitnet_runtime::kernels::select::KernelRequest;
 use bitnet_runtime::kernels::{MatmulKernel, SimdLevel};
@@ -29,12 +29,25 @@ pub struct Room {
     /// Positions of one sequence (default: see [`EngineOptions::context`]).
     pub context: Option<usize>,
     pub sequences: usize,
+    pub replica: Replica,
+}
+
+/// Which of several equal engines it is.
+#[derive(Clone, Copy)]
+pub struct Replica {
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "says which GPUs are its own"))]
+    pub index: usize,
+    pub of: usize,
+}
+
+impl Replica {
+    pub const ONLY: Replica = Replica { index: 0, of: 1 };
 }
 
 impl From<Option<usize>> for Room {
     /// One sequence of that many positions.
     fn from(context: Option<usize>) -> Self {
-        Room { context, sequences: 1 }
+        Room { context, sequences: 1, replica: Replica::ONLY }
     }
 }
 
@@ -71,11 +84,20 @@ pub fn load_engine<T>(
     let path = catalog::resolve(&ctx.env, &args.model.model)?;
     let choice = choose_device(ctx, args.device)?;
     choice.check_real()?;
+    if args.tensor_parallel > 1 && !choice.row.backend.is_gpu() {
+        return Err(Error::Unavailable {
+            what: format!(
+                "--tensor-parallel {} splits a model over GPUs, and the CPU was chosen: {}",
+                args.tensor_parallel, choice.selection.reason
+            ),
+            remedy: "use --device cuda on a machine with as many GPUs, or leave --tensor-parallel out".into(),
+        });
+    }
     #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device may be given up"))]
     let mut backend = choice.selection.clone();
     #[cfg_attr(not(feature = "gpu"), expect(unused_mut, reason = "a device may be given up"))]
     let mut options = EngineOptions {
-        threads: threads(&ctx.env, args.threads)?.unwrap_or(0),
+        threads: share(threads(&ctx.env, args.threads)?, room.replica),
         context: room.context,
         sequences: room.sequences,
         kv: args.kv.into(),
@@ -87,6 +109,12 @@ pub fn load_engine<T>(
         mapping: args.model.mapping(),
         #[cfg(feature = "gpu")]
         device: choice.row.open.map(|open| (open, choice.selection.clone())),
+        #[cfg(feature = "gpu")]
+        first_device: room.replica.index * usize::from(args.tensor_parallel),
+        #[cfg(feature = "gpu")]
+        tensor_parallel: args.tensor_parallel.into(),
+        #[cfg(feature = "gpu")]
+        nccl: ctx.env.get("BITNET_NCCL").map(String::from),
         interrupt: Arc::clone(&ctx.interrupt),
     };
     let mut progress = Progress::start(format!("loading {}", path.display()));
@@ -100,7 +128,12 @@ pub fn load_engine<T>(
     let engine = match made {
         // A device that was chosen and not demanded may fail: then the CPU computes.
         #[cfg(feature = "gpu")]
-        Err(error) if args.device == DeviceArg::Auto && of_device(&error) && options.device.is_some() => {
+        Err(error)
+            if args.device == DeviceArg::Auto
+                && args.tensor_parallel == 1
+                && of_device(&error)
+                && options.device.is_some() =>
+        {
             let failed = format!("{} cannot be used, the CPU computes: {error}", backend.selected);
             ctx.fall_back(std::slice::from_ref(&failed))?;
             (backend.selected, backend.reason) = (KernelBackend::Cpu.name().into(), failed);
@@ -211,6 +244,14 @@ pub fn threads(env: &Env, argument: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
+/// The threads of one of several engines; 0 leaves the only one all CPUs.
+fn share(threads: Option<usize>, replica: Replica) -> usize {
+    match (threads, replica.of) {
+        (threads, 1) => threads.unwrap_or(0),
+        (threads, of) => (threads.unwrap_or_else(available_threads) / of).max(1),
+    }
+}
+
 /// A warning where a level was forced and some matrix has no SIMD kernel at all. Levels build on each other: what one has
 /// no version of its own of, a lower one does.
 fn substituted<'a>(
@@ -236,6 +277,14 @@ mod tests {
         assert_eq!(told, "kernel set 'avx2' was forced, but it has no F32: f32.f32.scalar runs instead");
         assert_eq!(substituted(KernelRequest::Level(SimdLevel::Scalar), scalar()), None);
         assert_eq!(substituted(KernelRequest::Auto, scalar()), None);
+    }
+
+    #[test]
+    fn replicas_share_the_threads() {
+        let replica = |index, of| Replica { index, of };
+        assert_eq!((share(None, Replica::ONLY), share(Some(8), Replica::ONLY)), (0, 8));
+        assert_eq!((share(Some(8), replica(1, 2)), share(Some(2), replica(2, 3))), (4, 1));
+        assert!(share(None, replica(0, 2)) >= 1);
     }
 
     #[test]

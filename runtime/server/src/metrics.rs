@@ -26,16 +26,17 @@ impl Counter {
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
 
     pub fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Relaxed);
+    }
+
+    /// The part of one of several changes.
+    pub fn change(&self, before: u64, after: u64) {
+        self.0.fetch_add(after.wrapping_sub(before), Relaxed);
     }
 
     pub fn get(&self) -> u64 {

@@ -42,6 +42,14 @@ impl Server {
     /// # Errors
     /// Settings that are refused, an address that cannot be had, or what the loader says.
     pub fn start(settings: Settings, loader: Loader) -> Result<Self> {
+        Self::start_replicas(settings, vec![loader])
+    }
+
+    /// As [`Self::start`], with as many engines as loaders behind one queue.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_replicas(settings: Settings, loaders: Vec<Loader>) -> Result<Self> {
         settings.validate()?;
         raise_descriptors();
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
@@ -62,7 +70,7 @@ impl Server {
         let socket =
             listening.map_err(|error| io(&format!("cannot listen on {}", settings.address), error))?;
         let address = socket.local_addr().map_err(|error| io("no address", error))?;
-        let app = Arc::new(App::new(settings, loader));
+        let app = Arc::new(App::new(settings, loaders));
         let graceful = Arc::new(GracefulShutdown::new());
         let router = router(Arc::clone(&app));
         let accept = listener::accept(socket, Arc::clone(&app), router, tls, Arc::clone(&graceful));

@@ -124,15 +124,21 @@ pub struct Device {
 }
 
 impl Device {
-    /// The first device.
+    /// Device number `ordinal`, of those that the process sees.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where [`probe`] finds none; [`Error::Accelerator`] where it does not start.
-    pub fn open() -> Result<Self> {
-        probe()
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let found = probe()
             .map_err(|missing| Error::Unavailable { what: missing, remedy: "or use --device cpu".into() })?;
+        if ordinal >= found.len() {
+            return Err(Error::Unavailable {
+                what: format!("GPU {ordinal} was wanted, and {} can be used: {}", found.len(), found.join(", ")),
+                remedy: "use fewer --tensor-parallel or --replicas; CUDA_VISIBLE_DEVICES says which GPUs a process sees".into(),
+            });
+        }
         let failed = |error| failure("starting the device", error);
-        let context = CudaContext::new(0).map_err(failed)?;
+        let context = CudaContext::new(ordinal).map_err(failed)?;
         // SAFETY: everything runs on the one stream of this value, so no slice needs events to be ordered with others.
         unsafe { context.disable_event_tracking() };
         let attribute = |attribute| context.attribute(attribute).map_err(failed);

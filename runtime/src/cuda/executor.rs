@@ -1,4 +1,4 @@
-//! [`Sequences`] and [`Accelerator`] on one CUDA device.
+//! [`Sequences`] and [`Accelerator`] on one CUDA device, alone or as one of a team.
 //!
 //! In: batches. Out: logits or best tokens. Pages are kept by [`PageTable`]; a token of one sequence goes to the persistent
 //! kernel where the model fits it, one token each of up to 64 sequences is a decoding step ([`super::step`]), other decoding batches run as graphs of launches that are
@@ -7,23 +7,27 @@
 
 use super::decode::{self, Plan};
 use super::driver::{Buffer, Device};
-use super::forward::{Buffers, Forward, LOGITS_ROWS};
+use super::forward::{Buffers, Extent, Forward, LOGITS_ROWS};
 use super::graph::Captured;
 use super::kernels::Kernels;
+use super::nccl::Communicator;
 use super::params::Cache;
 use super::step::{self, Steps};
+use super::team::Team;
 use super::weights::{DeviceModel, Layers};
 use crate::engine::batch::{Candidate, Rule};
 use crate::engine::pages::{PAGE, PageCopy, PageTable, PageUse, SequenceId};
 use crate::engine::{Answer, Batch, Sequences, Want};
 use crate::gpu::plan::{Segment, bucket, segments};
-use crate::gpu::{Accelerator, Facts, OpenOptions};
+use crate::gpu::shard::Shard;
+use crate::gpu::{Accelerator, Communication, Facts, OpenOptions, ProductTimes};
 use crate::model::{Matrix, Model};
 use crate::{Error, Result};
 use bitforge_schema::protocol::KernelCount;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 mod steps;
 
@@ -33,6 +37,10 @@ const ROWS: usize = 2048;
 const GRAPH_ROWS: usize = LOGITS_ROWS;
 
 pub struct Executor {
+    // The first two are dropped before what they work on, in this order.
+    graphs: HashMap<(usize, usize), Captured>,
+    /// The other devices that have parts of the model.
+    team: Option<Communicator>,
     device: Device,
     kernels: Kernels,
     model: DeviceModel,
@@ -43,7 +51,6 @@ pub struct Executor {
     buffers: Buffers,
     plan: Option<Plan>,
     steps: Option<Steps>,
-    graphs: HashMap<(usize, usize), Captured>,
     facts: Facts,
     counts: Counts,
     logits: Vec<f32>,
@@ -54,9 +61,13 @@ pub struct Executor {
 /// Ids under which multiplications are counted, as `bitnet kernels` lists them.
 pub const COUNTED: [&str; 3] = ["ternary.layers.cuda", "plain.layers.cuda", "head.cuda"];
 
-/// Takes `model` to the first device.
+/// Takes `model` to the first device, or its parts to the first ones.
 pub fn open(model: &Model, options: &OpenOptions) -> Result<Box<dyn Accelerator>> {
-    Ok(Box::new(Executor::new(model, options)?))
+    if options.tensor_parallel > 1 {
+        return Ok(Box::new(Team::open(model, options)?));
+    }
+    let shard = Shard::whole(&model.config, model.vocab_size());
+    Ok(Box::new(Executor::new(model, options, shard, &options.interrupt)?))
 }
 
 struct HostEmbedding {
@@ -75,9 +86,16 @@ impl Counts {
 }
 
 impl Executor {
-    fn new(model: &Model, options: &OpenOptions) -> Result<Self> {
+    /// What `shard` says of `model`, on the device of its rank. Who is to compute with others is told them afterwards
+    /// ([`Self::join`]).
+    pub(super) fn new(
+        model: &Model,
+        options: &OpenOptions,
+        shard: Shard,
+        interrupt: &Arc<AtomicBool>,
+    ) -> Result<Self> {
         check(model)?;
-        let device = Device::open()?;
+        let device = Device::open(options.first_device + shard.rank)?;
         let before = device.bytes_in_use()?;
         let kernels = Kernels::load(&device)?;
         let config = &model.config;
@@ -87,22 +105,26 @@ impl Executor {
             model,
             options.activation_quant,
             options.context.next_multiple_of(PAGE),
+            shard,
         )?;
+        let shard = &on_device.shard;
         let max_pages = options.context.div_ceil(PAGE);
         let pages = max_pages * options.sequences.max(1);
-        let layer_stride = pages * 2 * config.kv_heads * PAGE * config.head_dim;
+        let layer_stride = pages * 2 * shard.kv_heads.len() * PAGE * config.head_dim;
         let cache: Buffer<u16> = device.zeros("the KV cache", config.layers * layer_stride)?;
         let params = Cache {
             data: cache.at,
             layer_stride: layer_stride as i64,
-            kv_heads: config.kv_heads as i32,
+            kv_heads: shard.kv_heads.len() as i32,
             head_dim: config.head_dim as i32,
         };
+        let alone = shard.ranks == 1;
         let rows = ROWS.min(options.context.saturating_mul(options.sequences.max(1)));
         let buffers = Buffers::new(&device, &on_device, params, rows, max_pages)?;
         let on = step::On { device: &device, kernels: &kernels, model: &on_device, buffers: &buffers };
-        let steps = Steps::new(&on, options.context)?;
-        let plan = Plan::new(&device, &kernels, model, &on_device, options.context)?;
+        let steps = if alone { Steps::new(&on, options.context)? } else { None };
+        let plan =
+            if alone { Plan::new(&device, &kernels, model, &on_device, options.context)? } else { None };
         let embedding = match on_device.embedding {
             Some(_) => None,
             None => Some(HostEmbedding { matrix: copy_of(&model.embedding) }),
@@ -120,6 +142,7 @@ impl Executor {
                 (None, Some(_)) => "overlapping launches",
                 (None, None) => "kernel by kernel",
             },
+            tensor_parallel: shard.ranks,
         };
         Ok(Executor {
             device,
@@ -136,12 +159,45 @@ impl Executor {
             counts: Counts::default(),
             logits: Vec::new(),
             rows,
-            interrupt: Arc::clone(&options.interrupt),
+            interrupt: Arc::clone(interrupt),
+            team: None,
         })
     }
 
+    /// Leaves out what computes decoding steps faster.
+    pub(super) fn kernel_by_kernel(&mut self) {
+        (self.plan, self.steps) = (None, None);
+    }
+
+    /// Computes with others from here on. The first gather, in which devices find their ways to each other, is not to be
+    /// part of a graph.
+    pub(super) fn join(&mut self, team: Communicator) -> Result<()> {
+        self.team = Some(team);
+        self.forward().gather_logits(1)?;
+        self.device.synchronize()
+    }
+
+    /// Ends what the others of the team wait for.
+    pub(super) fn abort(&self) {
+        if let Some(team) = &self.team {
+            team.abort();
+        }
+    }
+
+    /// Whether some rank of the team has ended it.
+    pub(super) fn ended(&self) -> bool {
+        self.team.as_ref().is_some_and(|team| team.check().is_err())
+    }
+
     fn forward(&self) -> Forward<'_> {
-        Forward { device: &self.device, kernels: &self.kernels, model: &self.model, buffers: &self.buffers }
+        Forward {
+            device: &self.device,
+            kernels: &self.kernels,
+            model: &self.model,
+            buffers: &self.buffers,
+            team: self.team.as_ref(),
+            extent: Extent::All,
+        }
     }
 
     /// Gives every row its position; makes the copies that shared pages need.
@@ -172,9 +228,11 @@ impl Executor {
     }
 
     fn copy_page(&mut self, copy: PageCopy) -> Result<()> {
-        let config = &self.model.config;
-        let (len, stride) =
-            (2 * config.kv_heads * PAGE * config.head_dim, self.buffers.cache.layer_stride as usize);
+        let (config, kv_heads) = (&self.model.config, self.model.shard.kv_heads.len());
+        let (len, stride) = (2 * kv_heads * PAGE * config.head_dim, self.buffers.cache.layer_stride as usize);
+        if len == 0 {
+            return Ok(());
+        }
         let mut page = vec![0u16; len];
         for layer in 0..config.layers {
             self.device.read(&self.cache, layer * stride + copy.from as usize * len, &mut page)?;
@@ -214,10 +272,12 @@ impl Executor {
         device.write(&mut b.sequences, 0, &sequences)?;
         device.write(&mut b.pages, 0, &pages)?;
         if let Some(embedding) = &self.embedding {
-            let width = self.model.config.hidden;
-            let mut hidden = vec![0f32; rows.len() * width];
-            for ((_, token), out) in rows.iter().zip(hidden.chunks_exact_mut(width)) {
-                embedding.matrix.dequantize_row(*token as usize, out);
+            let here = self.model.shard.hidden.range(self.model.shard.rank);
+            let mut row = vec![0f32; self.model.config.hidden];
+            let mut hidden = Vec::with_capacity(rows.len() * here.len());
+            for (_, token) in rows {
+                embedding.matrix.dequantize_row(*token as usize, &mut row);
+                hidden.extend_from_slice(&row[here.clone()]);
             }
             device.write(&mut b.hidden, 0, &hidden)?;
         }
@@ -248,14 +308,31 @@ impl Executor {
         self.graphs[&key].launch()
     }
 
+    /// Median nanoseconds of a graph, of several launches in a row.
+    fn time_of(&self, graph: &Captured) -> Result<u64> {
+        const ROUNDS: usize = 20;
+        const LAUNCHES: u32 = 8;
+        let mut times = Vec::with_capacity(ROUNDS);
+        for round in 0..=ROUNDS {
+            let started = Instant::now();
+            (0..LAUNCHES).try_for_each(|_| graph.launch())?;
+            self.device.synchronize()?;
+            if round > 0 {
+                times.push(started.elapsed().as_nanos() as u64 / u64::from(LAUNCHES));
+            }
+        }
+        times.sort_unstable();
+        Ok(times[ROUNDS / 2])
+    }
+
     /// Counts `rows` rows that went through the layers and `logits` that went through the head.
     fn count(&mut self, rows: usize, logits: usize, passes: usize) {
-        let config = &self.model.config;
-        let layer_rows = config.layers
-            * (config.query_dim() + 2 * config.kv_dim() + 2 * config.hidden + 2 * config.feed_forward);
+        let shard = &self.model.shard;
+        let layer_rows =
+            self.model.config.layers * shard.rows().into_iter().map(|rows| rows.len()).sum::<usize>();
         let (weights, compact) = self.model.weight_bytes();
         let kind = if matches!(self.model.layers, Layers::Packed(_)) { "ternary" } else { "plain" };
-        let head = self.model.vocab;
+        let head = shard.vocab();
         let layer_bytes = match &self.model.layers {
             Layers::Packed(packed) => packed.weights.slice.len() as u64,
             Layers::Plain(_) => weights,
@@ -294,23 +371,46 @@ impl Executor {
             }
             match below {
                 Some(below) if !already || below == vocab => {
-                    let mut best = vec![0i32; count];
-                    self.device.read(&self.buffers.best, 0, &mut best)?;
-                    for ((row, _), (i, id)) in rows.iter().zip(best.into_iter().enumerate()) {
-                        let mut logit = [0f32];
-                        self.device.read(&self.buffers.logits, i * vocab + id as usize, &mut logit)?;
-                        answer(*row, Answer::Best(&[Candidate { id: id as u32, logit: logit[0] }]));
+                    let mut best = vec![0u32; 2 * count];
+                    self.device.read(&self.buffers.pairs, 0, &mut best)?;
+                    for ((row, _), pair) in rows.iter().zip(best.chunks_exact(2)) {
+                        let best = Candidate { id: pair[1], logit: f32::from_bits(pair[0]) };
+                        answer(*row, Answer::Best(&[best]));
                     }
                 }
                 _ => {
-                    self.logits.resize(count * vocab, 0.0);
-                    self.device.read(&self.buffers.logits, 0, &mut self.logits)?;
+                    self.read_logits(count)?;
                     for ((row, _), logits) in rows.iter().zip(self.logits.chunks_exact(vocab)) {
                         answer(*row, Answer::Logits(logits));
                     }
                 }
             }
             index += count;
+        }
+        Ok(())
+    }
+
+    /// Brings the logits [count, vocab] here, from all devices.
+    fn read_logits(&mut self, count: usize) -> Result<()> {
+        let (vocab, shard) = (self.model.vocab, &self.model.shard);
+        if self.team.is_none() {
+            self.logits.resize(count * vocab, 0.0);
+            return self.device.read(&self.buffers.logits, 0, &mut self.logits);
+        }
+        self.forward().gather_logits(count)?;
+        if shard.rank > 0 {
+            // Only the first rank answers.
+            self.logits.clear();
+            return self.device.synchronize();
+        }
+        let mut all = vec![0u32; shard.ranks * count * shard.vocab.slice];
+        self.device.read(&self.buffers.all_logits, 0, &mut all)?;
+        self.logits.clear();
+        for row in 0..count {
+            for (rank, part) in all.chunks_exact(count * shard.vocab.slice).enumerate() {
+                let columns = shard.vocab.columns(rank);
+                self.logits.extend(part[row * columns..][..columns].iter().map(|bits| f32::from_bits(*bits)));
+            }
         }
         Ok(())
     }
@@ -522,6 +622,34 @@ impl Accelerator for Executor {
             Ok(best.into_iter().map(|token| token as u32).collect())
         });
         outcome.inspect_err(|_| self.forget(&places))
+    }
+
+    fn communication(&mut self, rows: usize) -> Result<Option<Communication>> {
+        if self.team.is_none() {
+            return Ok(None);
+        }
+        let stream = Arc::clone(&self.device.stream);
+        let graph = Captured::of(&stream, || {
+            let forward = Forward { extent: Extent::Communication, ..self.forward() };
+            forward.layers(rows, &[Segment::Decode { first: 0, count: rows }], 1)?;
+            forward.head(0, rows)?;
+            forward.choose(rows, self.model.vocab)
+        })?;
+        let bytes = self.model.shard.bytes_per_step(self.model.config.layers, rows);
+        Ok(Some(Communication { bytes, nanoseconds: self.time_of(&graph)? }))
+    }
+
+    fn time_products(&mut self) -> Result<Option<ProductTimes>> {
+        let (Some(steps), Layers::Packed(packed)) = (&self.steps, &self.model.layers) else {
+            return Ok(None);
+        };
+        let on = self.on();
+        let [chained_ns, apart_ns] = [step::Order::Chained, step::Order::Apart].map(|order| {
+            let graph = steps.products(&on, 1, order)?;
+            self.time_of(&graph)
+        });
+        let weight_bytes = packed.weights.slice.len() as u64;
+        Ok(Some(ProductTimes { chained_ns: chained_ns?, apart_ns: apart_ns?, weight_bytes }))
     }
 
     fn kernel_counts(&self) -> Vec<KernelCount> {

@@ -1,15 +1,19 @@
 //! One forward pass of a batch on the device, kernel by kernel: the graphs of `llama`, `bitnet` and `bitnet-b1.58`.
 //!
 //! In: rows whose tokens, positions and pages were written to [`Buffers`]. Out: logits or best tokens in the buffers.
-//! Everything is launched on one stream, in order, so it can be captured into a graph. Deliberately absent: sequences
-//! and pages (see [`super::executor`]).
+//! Everything is launched on one stream, in order, so it can be captured into a graph. Where several devices share the model,
+//! each has columns of every vector, and a vector is gathered before it is normed: the kernel that norms and quantizes
+//! whole rows then does on every device what it would do on one. Deliberately absent: sequences and pages (see
+//! [`super::executor`]), and the split itself (see [`crate::gpu::shard`]).
 
 use super::driver::{Buffer, Device};
 use super::kernels::{Kernels, Shape};
-use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces};
+use super::nccl::{Communicator, Kind};
+use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces, TeamRows};
 use super::weights::{DeviceModel, Head, Layers, Norms, Packed, Plain};
 use crate::Result;
 use crate::gpu::plan::{Segment, runs};
+use crate::gpu::shard::Split;
 use crate::model::{HiddenActivation, RopePairing};
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
@@ -20,32 +24,41 @@ pub const LOGITS_ROWS: usize = 64;
 const PARTIAL: usize = 4 * 128 + 8;
 /// Partial results that there is memory for.
 const PARTIALS: usize = 8192;
+/// Words of 64 bits of a `Part` in kernels/team.cu.
+const PART: usize = 3;
+/// From so many rows on vectors are gathered as int8, in two steps; fewer are gathered as they are, in one.
+const MANY: usize = 65;
 /// Query heads of one KV head that attention takes together.
 const GROUP: usize = 4;
 
 /// Memory of a forward pass; T is the largest number of rows.
 pub struct Buffers {
-    pub hidden: Buffer<f32>,    // [T, hidden]
-    qkv: Buffer<f32>,           // [T, query + 2 kv]
-    q: Buffer<u16>,             // [T, query]
-    attention: Buffer<f32>,     // [T, query]
-    gate: Buffer<f32>,          // [T, ffn]
-    up: Buffer<f32>,            // [T, ffn], for layers that are not packed
-    quants: Buffer<i8>,         // [T, widest]
-    token_scales: Buffer<f32>,  // [T]
-    sums: Buffer<i32>,          // [T]
-    values: Buffer<f32>,        // [T, widest], for matrices that are not packed
-    steps: Buffer<f32>,         // [T, widest / 32], of Q8 blocks
-    offsets: Buffer<f32>,       // [T, widest / 32], of Q8_1 blocks
-    partial: Buffer<f32>,       // [PARTIALS, PARTIAL]
-    pub tokens: Buffer<i32>,    // [T]
-    pub positions: Buffer<i32>, // [T]
-    pub sequences: Buffer<i32>, // [T]
-    pub pages: Buffer<i32>,     // [T, pages of a sequence]
-    normed: Buffer<f32>,        // [LOGITS_ROWS, hidden]
-    half: Buffer<u16>,          // [LOGITS_ROWS, hidden]
-    pub logits: Buffer<f32>,    // [LOGITS_ROWS, vocab]
-    pub best: Buffer<i32>,      // [LOGITS_ROWS]
+    pub hidden: Buffer<f32>,     // [T, hidden]
+    qkv: Buffer<f32>,            // [T, query + 2 kv]
+    q: Buffer<u16>,              // [T, query]
+    attention: Buffer<f32>,      // [T, query]
+    gate: Buffer<f32>,           // [T, ffn]
+    up: Buffer<f32>,             // [T, ffn], for layers that are not packed
+    quants: Buffer<i8>,          // [T, widest]
+    token_scales: Buffer<f32>,   // [T]
+    sums: Buffer<i32>,           // [T]
+    values: Buffer<f32>,         // [T, widest], for matrices that are not packed
+    steps: Buffer<f32>,          // [T, widest / 32], of Q8 blocks
+    offsets: Buffer<f32>,        // [T, widest / 32], of Q8_1 blocks
+    partial: Buffer<f32>,        // [PARTIALS, PARTIAL]
+    pub tokens: Buffer<i32>,     // [T]
+    pub positions: Buffer<i32>,  // [T]
+    pub sequences: Buffer<i32>,  // [T]
+    pub pages: Buffer<i32>,      // [T, pages of a sequence]
+    normed: Buffer<f32>,         // [LOGITS_ROWS, hidden]
+    half: Buffer<u16>,           // [LOGITS_ROWS, hidden]
+    pub logits: Buffer<f32>,     // [LOGITS_ROWS, vocab]
+    pub best: Buffer<i32>,       // [LOGITS_ROWS]
+    pub pairs: Buffer<u32>,      // [LOGITS_ROWS, 2]: the bits of the best logit, its id
+    gathered: Buffer<u32>,       // [ranks, T, widest slice]
+    parts: Buffer<u64>,          // [T, PART], then [ranks, T, PART], of rows that are gathered as int8
+    slice_quants: Buffer<i8>,    // [T, widest slice]
+    pub all_logits: Buffer<u32>, // [ranks, LOGITS_ROWS, slice of the vocabulary]
     pub cache: Cache,
     max_pages: usize,
 }
@@ -58,15 +71,18 @@ impl Buffers {
         rows: usize,
         max_pages: usize,
     ) -> Result<Self> {
-        let config = &model.config;
-        let (query, kv, ffn, hidden) =
-            (config.query_dim(), config.kv_dim(), config.feed_forward, config.hidden);
-        let widest = query.max(ffn).max(hidden);
+        let (config, shard) = (&model.config, &model.shard);
+        let widest = config.query_dim().max(config.feed_forward).max(config.hidden);
+        // Of a team each has slices; all are given as much room, as all send as much.
+        let (query, ffn, part, vocab) =
+            (shard.query.slice, shard.ffn.slice, shard.hidden.slice, shard.vocab.slice);
+        let (hidden, kv) = (config.hidden, shard.kv_dim());
+        let of_team = |elements: usize| if shard.ranks > 1 { shard.ranks * elements } else { 0 };
         let plain = matches!(model.layers, Layers::Plain(_));
         let only_plain = |elements: usize| if plain { elements } else { 0 };
         let floats = |what: &str, elements: usize| device.zeros::<f32>(what, elements);
         Ok(Buffers {
-            hidden: floats("hidden states", rows * hidden)?,
+            hidden: floats("hidden states", rows * part)?,
             qkv: floats("queries, keys and values", rows * (query + 2 * kv))?,
             q: device.zeros("queries", rows * query)?,
             attention: floats("attention", rows * query)?,
@@ -85,8 +101,18 @@ impl Buffers {
             pages: device.zeros("page tables", rows * max_pages)?,
             normed: floats("normed states", LOGITS_ROWS * hidden)?,
             half: device.zeros("normed states", LOGITS_ROWS * hidden)?,
-            logits: floats("logits", LOGITS_ROWS * model.vocab)?,
+            logits: floats("logits", LOGITS_ROWS * vocab)?,
             best: device.zeros("best tokens", LOGITS_ROWS)?,
+            pairs: device.zeros("best tokens", 2 * LOGITS_ROWS)?,
+            gathered: device
+                .zeros("gathered vectors", of_team((rows * query.max(ffn).max(part)).max(2 * LOGITS_ROWS)))?,
+            parts: device.zeros(
+                "what ranks know of rows",
+                if shard.ranks > 1 { (1 + shard.ranks) * rows * PART } else { 0 },
+            )?,
+            slice_quants: device
+                .zeros("int8 activations", of_team(rows * query.max(ffn).max(part)) / shard.ranks)?,
+            all_logits: device.zeros("gathered logits", of_team(LOGITS_ROWS * vocab))?,
             cache,
             max_pages,
         })
@@ -116,13 +142,25 @@ pub struct Forward<'a> {
     pub kernels: &'a Kernels,
     pub model: &'a DeviceModel,
     pub buffers: &'a Buffers,
+    /// The other devices that have parts of the model.
+    pub team: Option<&'a Communicator>,
+    /// What is to be launched.
+    pub extent: Extent,
+}
+
+/// What of a pass is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    All,
+    /// What devices tell each other alone, to measure it.
+    Communication,
 }
 
 impl Forward<'_> {
     /// hidden = embedding rows of the tokens in the buffers. The embedding is on the device.
     pub fn embed(&self, m: usize) -> Result<()> {
         let embedding = self.model.embedding.expect("the caller has looked");
-        let (b, hidden) = (self.buffers, self.model.config.hidden);
+        let (b, hidden) = (self.buffers, self.model.shard.hidden());
         self.plain("embed", (m, 1, 1), 256, 0, &[embedding, b.tokens.at, b.hidden.at], &[hidden as i32])
     }
 
@@ -149,14 +187,13 @@ impl Forward<'_> {
         segments: &[Segment],
         positions: usize,
     ) -> Result<()> {
-        let (b, config) = (self.buffers, &self.model.config);
-        let (hidden, query, kv, ffn) =
-            (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
+        let (b, shard) = (self.buffers, &self.model.shard);
+        let (query, kv) = (shard.query_dim(), shard.kv_dim());
         let base = layer * packed.layer_bytes;
         let weights = |at: usize| packed.weights.address(base + at);
         let scales = |matrix: usize| packed.scales.address(layer * 14 + 2 * matrix);
-        let gemm = |at, matrix, out: u64, n: usize, k: usize| Gemm {
-            weights: weights(at),
+        let gemm = |at, matrix, out: u64, n: usize, split: Split| Gemm {
+            weights: if n > 0 { weights(at) } else { 0 },
             activations: b.quants.at,
             token_scales: b.token_scales.at,
             sums: b.sums.at,
@@ -164,20 +201,22 @@ impl Forward<'_> {
             out,
             n: n as i32,
             m: m as i32,
-            k: k as i32,
+            k: split.total as i32,
             bound: [n as i32; 2],
             activation: self.activation(),
         };
-        self.norm(b.hidden.at, Some(norms.attn), hidden, m, ActivationType::I8Token, true)?;
+        let quantize =
+            |x: &Buffer<f32>, norm, split| self.norm(x.at, norm, split, m, ActivationType::I8Token, true);
+        quantize(&b.hidden, Some(norms.attn), shard.hidden)?;
         let bound = [query as i32, (query + kv) as i32];
-        self.gemm("store", Gemm { bound, ..gemm(0, 0, b.qkv.at, query + 2 * kv, hidden) })?;
+        self.gemm("store", Gemm { bound, ..gemm(0, 0, b.qkv.at, query + 2 * kv, shard.hidden) })?;
         self.attention(layer, m, segments, positions)?;
-        self.norm(b.attention.at, norms.attn_sub, query, m, ActivationType::I8Token, true)?;
-        self.gemm("add", gemm(packed.offsets[0], 3, b.hidden.at, hidden, query))?;
-        self.norm(b.hidden.at, Some(norms.ffn), hidden, m, ActivationType::I8Token, true)?;
-        self.gemm("gate_up", gemm(packed.offsets[1], 4, b.gate.at, ffn, hidden))?;
-        self.norm(b.gate.at, norms.ffn_sub, ffn, m, ActivationType::I8Token, true)?;
-        self.gemm("add", gemm(packed.offsets[2], 6, b.hidden.at, hidden, ffn))
+        quantize(&b.attention, norms.attn_sub, shard.query)?;
+        self.gemm("add", gemm(packed.offsets[0], 3, b.hidden.at, shard.hidden(), shard.query))?;
+        quantize(&b.hidden, Some(norms.ffn), shard.hidden)?;
+        self.gemm("gate_up", gemm(packed.offsets[1], 4, b.gate.at, shard.ffn(), shard.hidden))?;
+        quantize(&b.gate, norms.ffn_sub, shard.ffn)?;
+        self.gemm("add", gemm(packed.offsets[2], 6, b.hidden.at, shard.hidden(), shard.ffn))
     }
 
     fn plain_layer(
@@ -189,13 +228,13 @@ impl Forward<'_> {
         segments: &[Segment],
         positions: usize,
     ) -> Result<()> {
-        let (b, config) = (self.buffers, &self.model.config);
-        let (hidden, query, kv, ffn) =
-            (config.hidden, config.query_dim(), config.kv_dim(), config.feed_forward);
+        let (b, shard) = (self.buffers, &self.model.shard);
+        let (hidden, query, kv, ffn) = (shard.hidden(), shard.query_dim(), shard.kv_dim(), shard.ffn());
         let [q, k, v, o, gate, up, down] = matrices;
         let row = query + 2 * kv;
         // Products of one input may see it in different types.
         let product = |input: u64,
+                       split: Split,
                        norm: Option<usize>,
                        seen: &mut Option<ActivationType>,
                        plain: &Plain,
@@ -204,36 +243,39 @@ impl Forward<'_> {
                        stride,
                        add| {
             if *seen != Some(plain.activation) {
-                self.norm(input, norm, plain.columns, m, plain.activation, false)?;
+                self.norm(input, norm, split, m, plain.activation, false)?;
                 *seen = Some(plain.activation);
             }
             self.product(plain, b.values.at, m, out, column, stride, add)
         };
         let mut seen = None;
-        product(b.hidden.at, Some(norms.attn), &mut seen, q, b.qkv.at, 0, row, false)?;
-        product(b.hidden.at, Some(norms.attn), &mut seen, k, b.qkv.at, query, row, false)?;
-        product(b.hidden.at, Some(norms.attn), &mut seen, v, b.qkv.at, query + kv, row, false)?;
+        product(b.hidden.at, shard.hidden, Some(norms.attn), &mut seen, q, b.qkv.at, 0, row, false)?;
+        product(b.hidden.at, shard.hidden, Some(norms.attn), &mut seen, k, b.qkv.at, query, row, false)?;
+        product(b.hidden.at, shard.hidden, Some(norms.attn), &mut seen, v, b.qkv.at, query + kv, row, false)?;
         self.attention(layer, m, segments, positions)?;
-        product(b.attention.at, norms.attn_sub, &mut None, o, b.hidden.at, 0, hidden, true)?;
+        product(b.attention.at, shard.query, norms.attn_sub, &mut None, o, b.hidden.at, 0, hidden, true)?;
         let mut seen = None;
-        product(b.hidden.at, Some(norms.ffn), &mut seen, gate, b.gate.at, 0, ffn, false)?;
-        product(b.hidden.at, Some(norms.ffn), &mut seen, up, b.up.at, 0, ffn, false)?;
+        product(b.hidden.at, shard.hidden, Some(norms.ffn), &mut seen, gate, b.gate.at, 0, ffn, false)?;
+        product(b.hidden.at, shard.hidden, Some(norms.ffn), &mut seen, up, b.up.at, 0, ffn, false)?;
         let count = m * ffn;
         let numbers = [count as i32, self.activation()];
         self.plain("gate_up", (count.div_ceil(256), 1, 1), 256, 0, &[b.gate.at, b.up.at], &numbers)?;
-        product(b.gate.at, norms.ffn_sub, &mut None, down, b.hidden.at, 0, hidden, true)
+        product(b.gate.at, shard.ffn, norms.ffn_sub, &mut None, down, b.hidden.at, 0, hidden, true)
     }
 
     /// attention = softmax(QK^T) V of all heads; keys and values go to the cache first.
     fn attention(&self, layer: usize, m: usize, segments: &[Segment], positions: usize) -> Result<()> {
-        let (b, config) = (self.buffers, &self.model.config);
+        let (b, config, shard) = (self.buffers, &self.model.config, &self.model.shard);
+        if shard.heads.is_empty() {
+            return Ok(());
+        }
         let rows = RowPlaces {
             position: b.positions.at,
             sequence: b.sequences.at,
             pages: b.pages.at,
             max_pages: b.max_pages as i32,
         };
-        let heads = config.heads as i32;
+        let heads = shard.heads.len() as i32;
         let store = RopeStore {
             qkv: b.qkv.at,
             q: b.q.at,
@@ -245,9 +287,9 @@ impl Forward<'_> {
             rope_dim: config.rope_dim as i32,
             neox: (config.rope_pairing == RopePairing::Neox).into(),
         };
-        let elements = config.query_dim() + 2 * config.kv_dim();
+        let elements = shard.query_dim() + 2 * shard.kv_dim();
         self.launch("rope_store", Shape::new((m, elements.div_ceil(256), 1), 256, 0), &store)?;
-        let parts = (config.heads / config.kv_heads).div_ceil(GROUP);
+        let parts = |group: usize| group.div_ceil(GROUP);
         for segment in segments {
             let attend = |first: usize, count: usize, splits: usize, run: usize| Attend {
                 q: b.q.at,
@@ -266,25 +308,32 @@ impl Forward<'_> {
                 Segment::Prefill { first, count } | Segment::Decode { first, count }
                     if exact(segment, m, positions) =>
                 {
-                    let shape = Shape::new((count, config.heads, 1), 128, 4 * positions.next_multiple_of(8));
+                    let shape =
+                        Shape::new((count, shard.heads.len(), 1), 128, 4 * positions.next_multiple_of(8));
                     self.launch("attend_exact", shape, &attend(first, count, 1, positions))?;
                 }
                 Segment::Prefill { first, count } => {
                     let dim = if config.head_dim <= 64 { 64 } else { 128 };
                     let name = if dim == 64 { "attend_prefill_64" } else { "attend_prefill_128" };
-                    let shape = Shape::new((count.div_ceil(64), config.heads, 1), 128, 4 * 64 * dim * 2);
+                    let shape = Shape::new((count.div_ceil(64), shard.heads.len(), 1), 128, 4 * 64 * dim * 2);
                     self.launch(name, shape, &attend(first, count, 1, 0))?;
                 }
                 Segment::Decode { first, count } => {
-                    let units = config.kv_heads * parts;
+                    // Runs are those of one device that has all heads, so that sums are the same.
+                    let units = config.kv_heads * parts(config.heads / config.kv_heads);
                     let most = (PARTIALS / (units * m)).max(1);
                     let (splits, run) =
                         runs(positions, count * units, self.device.multiprocessors as usize, most);
                     let params = attend(first, count, splits, run);
+                    let units = shard.kv_heads.len() * parts(shard.group());
                     let shape = Shape::new((count, units, splits), 256, run * 4 * GROUP);
                     self.launch("attend_decode", shape, &params)?;
                     if splits > 1 {
-                        self.launch("attend_merge", Shape::new((count, config.heads, 1), 128, 0), &params)?;
+                        self.launch(
+                            "attend_merge",
+                            Shape::new((count, shard.heads.len(), 1), 128, 0),
+                            &params,
+                        )?;
                     }
                 }
             }
@@ -292,23 +341,26 @@ impl Forward<'_> {
         Ok(())
     }
 
-    /// Logits of `count` rows from row `first` of the hidden states, into rows from 0 on of the logits.
+    /// Logits of `count` rows from row `first` of the hidden states, into rows from 0 on of the logits: those of this device.
     pub fn head(&self, first: usize, count: usize) -> Result<()> {
-        let (b, hidden) = (self.buffers, self.model.config.hidden);
-        let from = b.hidden.address(first * hidden);
+        let (b, split) = (self.buffers, self.model.shard.hidden);
+        let from = b.hidden.at + 4 * (first * self.model.shard.hidden()) as u64;
         if let Head::Plain(plain) = &self.model.head {
             let norm = self.model.final_norm.at;
-            self.norm_at(from, norm, hidden, count, plain.activation, b.values.at)?;
-            return self.product(plain, b.values.at, count, b.logits.at, 0, self.model.vocab, false);
+            self.norm_at(from, norm, split, count, plain.activation, b.values.at)?;
+            return self.product(plain, b.values.at, count, b.logits.at, 0, plain.rows, false);
         }
-        self.norm_at(from, self.model.final_norm.at, hidden, count, ActivationType::F32, b.normed.at)?;
+        self.norm_at(from, self.model.final_norm.at, split, count, ActivationType::F32, b.normed.at)?;
         self.head_of_normed(count)
     }
 
     /// Logits of `count` normed rows, where the head is of half floats.
     pub fn head_of_normed(&self, count: usize) -> Result<()> {
-        let (b, hidden, vocab) = (self.buffers, self.model.config.hidden, self.model.vocab);
+        let (b, hidden, vocab) = (self.buffers, self.model.config.hidden, self.model.shard.vocab());
         let Head::Half(head) = &self.model.head else { unreachable!("the caller has looked") };
+        if vocab == 0 {
+            return Ok(());
+        }
         if count == 1 {
             let blocks = (8 * self.device.multiprocessors as usize).min(vocab.div_ceil(8));
             let numbers = [vocab as i32, hidden as i32];
@@ -328,11 +380,36 @@ impl Forward<'_> {
         self.plain(name, grid, 128, 0, &[head.half.at, b.half.at, b.logits.at], &numbers)
     }
 
-    /// The best of the first `below` logits of `count` rows.
+    /// The best of the first `below` logits of `count` rows, and those logits.
     pub fn choose(&self, count: usize, below: usize) -> Result<()> {
+        let (b, here) = (self.buffers, self.model.shard.vocab.range(self.model.shard.rank));
+        let inside = below.clamp(here.start, here.end) - here.start;
+        let numbers = [inside as i32, here.len() as i32, here.start as i32];
+        self.plain("argmax", (count, 1, 1), 1024, 0, &[b.logits.at, b.best.at, b.pairs.at], &numbers)?;
+        let Some(_) = self.team else { return Ok(()) };
+        let all = self.gather(b.pairs.at, 2 * count, b.gathered.at)?;
+        let numbers = [count as i32, self.model.shard.ranks as i32];
+        self.plain("best_pair", (1, 1, 1), LOGITS_ROWS as u32, 0, &[all, b.best.at, b.pairs.at], &numbers)
+    }
+
+    /// The logits of `count` rows of all devices, one device after the other: [ranks, count, its rows of the head].
+    pub fn gather_logits(&self, count: usize) -> Result<()> {
         let b = self.buffers;
-        let numbers = [below as i32, self.model.vocab as i32];
-        self.plain("argmax", (count, 1, 1), 1024, 0, &[b.logits.at, b.best.at], &numbers)
+        self.gather(b.logits.at, count * self.model.shard.vocab.slice, b.all_logits.at).map(drop)
+    }
+
+    /// Puts `count` words from `from` of every device at `to`; where there is one device, they stay where they are.
+    fn gather(&self, from: u64, count: usize, to: u64) -> Result<u64> {
+        self.gather_kind(from, count, to, Kind::Word)
+    }
+
+    /// As [`Self::gather`], of `count` elements.
+    fn gather_kind(&self, from: u64, count: usize, to: u64, kind: Kind) -> Result<u64> {
+        let Some(team) = self.team else { return Ok(from) };
+        // SAFETY: 1. buffers of what is gathered are made for whole slices of every rank. 2. Ranks evaluate the same batches
+        // with the same code.
+        unsafe { team.all_gather(&self.device.stream, from, to, count, kind)? };
+        Ok(to)
     }
 
     fn activation(&self) -> i32 {
@@ -344,20 +421,23 @@ impl Forward<'_> {
         &self,
         x: u64,
         weight: Option<usize>,
-        width: usize,
+        split: Split,
         m: usize,
         activation: ActivationType,
         packed: bool,
     ) -> Result<()> {
         let b = self.buffers;
         if packed {
+            if self.team.is_some() && m >= MANY && split.slice.is_multiple_of(64) {
+                return self.quantize_together(x, weight, split, m);
+            }
             let weight = weight.map_or(0, |at| self.model.vectors.address(at));
-            return self.norm_row(x, weight, width, m, 1, b.quants.at);
+            return self.norm_row(x, weight, split, m, 1, b.quants.at);
         }
         self.norm_at(
             x,
             weight.map_or(0, |at| self.model.vectors.address(at)),
-            width,
+            split,
             m,
             activation,
             b.values.at,
@@ -368,7 +448,7 @@ impl Forward<'_> {
         &self,
         x: u64,
         weight: u64,
-        width: usize,
+        split: Split,
         m: usize,
         activation: ActivationType,
         out: u64,
@@ -381,13 +461,43 @@ impl Forward<'_> {
             ActivationType::Q8_0 | ActivationType::Q8_1 => 5,
             ActivationType::Q8K => 6,
         };
-        self.norm_row(x, weight, width, m, packing, out)
+        self.norm_row(x, weight, split, m, packing, out)
     }
 
-    fn norm_row(&self, x: u64, weight: u64, width: usize, m: usize, packing: i32, out: u64) -> Result<()> {
-        let b = self.buffers;
-        let params = NormRow {
+    /// As the norm of packed rows, of many rows: ranks quantize their own columns, and quants are gathered (kernels/team.cu).
+    fn quantize_together(&self, x: u64, weight: Option<usize>, split: Split, m: usize) -> Result<()> {
+        let (b, shard) = (self.buffers, &self.model.shard);
+        let here = split.range(shard.rank);
+        let params = TeamRows {
             x,
+            weight: weight.map_or(0, |at| self.model.vectors.at + 4 * (at + here.start) as u64),
+            part: b.parts.at,
+            parts: b.parts.address(m * PART),
+            quants: b.slice_quants.at,
+            slices: b.gathered.at,
+            rows: b.quants.at,
+            scales: b.token_scales.at,
+            sums: b.sums.at,
+            width: split.total as i32,
+            slice: split.slice as i32,
+            columns: here.len() as i32,
+            ranks: shard.ranks as i32,
+            eps: self.model.config.rms_eps,
+            spare: 0,
+        };
+        let shape = Shape::new((m, 1, 1), 256, 0);
+        self.launch("team_stats", shape, &params)?;
+        self.gather(params.part, 2 * PART * m, params.parts)?;
+        self.launch("team_quantize", shape, &params)?;
+        self.gather_kind(params.quants, m * split.slice, params.slices, Kind::Byte)?;
+        self.launch("team_collect", shape, &params)
+    }
+
+    /// Gathers `m` rows of which every device has some columns, norms and packs them.
+    fn norm_row(&self, x: u64, weight: u64, split: Split, m: usize, packing: i32, out: u64) -> Result<()> {
+        let (b, width) = (self.buffers, split.total);
+        let params = NormRow {
+            x: self.gather(x, m * split.slice, b.gathered.at)?,
             weight,
             quants: out,
             scales: if packing >= 5 { b.steps.at } else { b.token_scales.at },
@@ -397,6 +507,7 @@ impl Forward<'_> {
             width: width as i32,
             packing,
             eps: self.model.config.rms_eps,
+            slice: if self.team.is_some() { split.slice as i32 } else { 0 },
         };
         let threads = if width > 4096 {
             1024
@@ -411,6 +522,9 @@ impl Forward<'_> {
     /// A product with packed weights, by the kernel that fits the number of rows.
     fn gemm(&self, epilogue: &str, params: Gemm) -> Result<()> {
         let (n, m) = (params.n as usize, params.m as usize);
+        if n == 0 {
+            return Ok(());
+        }
         let both = epilogue == "gate_up";
         let add = epilogue == "add";
         // As measured on an H100: docs/explanation/cuda.md.
@@ -438,6 +552,9 @@ impl Forward<'_> {
         stride: usize,
         add: bool,
     ) -> Result<()> {
+        if plain.rows == 0 {
+            return Ok(());
+        }
         let params = Product {
             weights: plain.bytes.at,
             x,
@@ -460,6 +577,9 @@ impl Forward<'_> {
     }
 
     fn launch<P: cudarc::driver::DeviceRepr>(&self, name: &str, shape: Shape, params: &P) -> Result<()> {
+        if self.extent == Extent::Communication {
+            return Ok(());
+        }
         // SAFETY: 1. every caller passes the struct that is named like the kernel's. 2. Addresses are of `buffers` and
         // `model`, which outlive the stream's work on them, and shapes are bounded by what they were made for. 3. One
         // stream.
@@ -475,6 +595,9 @@ impl Forward<'_> {
         addresses: &[u64],
         numbers: &[i32],
     ) -> Result<()> {
+        if self.extent == Extent::Communication || grid.0 * grid.1 * grid.2 == 0 {
+            return Ok(());
+        }
         // SAFETY: as in `launch`; every caller passes the addresses, then the numbers, in the kernel's order.
         unsafe {
             self.kernels.launch_plain(

@@ -56,9 +56,11 @@ const MODULES: &[(&str, &[&str])] = &[
             "head_batch_64",
             "to_half",
             "argmax",
+            "best_pair",
             "gate_up",
         ],
     ),
+    ("team", &["team_stats", "team_quantize", "team_collect"]),
     (
         "quants",
         &[

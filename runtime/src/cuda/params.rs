@@ -36,6 +36,12 @@ parameters! {
     /// rows.cu
     NormRow {
         x: u64, weight: u64, quants: u64, scales: u64, sums: u64, values: u64, offsets: u64, width: i32, packing: i32, eps: f32,
+        slice: i32,
+    }
+    /// team.cu
+    TeamRows {
+        x: u64, weight: u64, part: u64, parts: u64, quants: u64, slices: u64, rows: u64, scales: u64, sums: u64, width: i32,
+        slice: i32, columns: i32, ranks: i32, eps: f32, spare: i32,
     }
     /// quants.cu
     Product {
@@ -91,6 +97,7 @@ mod tests {
             size_of::<Attend>(),
             size_of::<Gemm>(),
             size_of::<NormRow>(),
+            size_of::<TeamRows>(),
             size_of::<Product>(),
             size_of::<Decode>(),
             size_of::<StepGemm>(),
@@ -98,6 +105,6 @@ mod tests {
             size_of::<StepAttend>(),
             size_of::<StepRows>(),
         ];
-        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 80, 256, 128, 152, 136, 192]);
+        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 96, 80, 256, 128, 152, 136, 192]);
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Lab {
 /// # Errors
 /// A device that cannot be used, or one that fails while computing.
 pub fn run(seed: u64, rounds: usize) -> Result<Vec<Check>> {
-    let device = Device::open()?;
+    let device = Device::open(0)?;
     let kernels = Kernels::load(&device)?;
     let mut lab = Lab { device, kernels, rng: SplitMix64::new(seed), checks: Vec::new() };
     for _ in 0..rounds {
@@ -61,6 +61,7 @@ pub fn run(seed: u64, rounds: usize) -> Result<Vec<Check>> {
             lab.product(ty)?;
         }
         lab.norm()?;
+        lab.exchange()?;
         lab.head()?;
         lab.attention()?;
         lab.step()?;
@@ -263,6 +264,7 @@ impl Lab {
             width: width as i32,
             packing: 1,
             eps: 1e-5,
+            slice: 0,
         };
         self.launch("norm_row", Shape::new((m, 1, 1), 256, 4 * width), &params)?;
         let (mut got, mut got_sums) = (vec![0i8; m * width], vec![0i32; m]);
@@ -306,6 +308,7 @@ impl Lab {
         let single: Vec<f32> = x[..k].iter().map(|bits| wide(*bits) as f32).collect();
         let (single, one) = (self.device.upload("one input", &single)?, self.poisoned(rows)?);
         let best = self.device.upload("a poisoned output", &vec![-1i32; m])?;
+        let pairs = self.device.upload("a poisoned output", &vec![u32::MAX; 2 * m])?;
         let shape = |grid, threads, shared| Shape::new(grid, threads, shared);
         let numbers = [rows as i32, m as i32, k as i32];
         let (batch, tokens) = head_kernel(m);
@@ -329,23 +332,25 @@ impl Lab {
                 &[head.at, single.at, one.at],
                 &numbers,
             )?;
-            let numbers = [rows as i32, rows as i32];
+            let numbers = [rows as i32, rows as i32, 1000];
             kernels.launch_plain(
                 device,
                 "argmax",
                 shape((m, 1, 1), 1024, 0),
-                &[out.at, best.at],
+                &[out.at, best.at, pairs.at],
                 &numbers,
             )?;
         }
         let (got, got_one) = (self.floats_of(&out, m * rows)?, self.floats_of(&one, rows)?);
-        let mut chosen = vec![0i32; m];
+        let (mut chosen, mut told) = (vec![0i32; m], vec![0u32; 2 * m]);
         self.device.read(&best, 0, &mut chosen)?;
-        let right = |(row, chosen): (&[f32], &i32)| {
+        self.device.read(&pairs, 0, &mut told)?;
+        let right = |(row, (chosen, told)): (&[f32], (&i32, &[u32]))| {
             let best = (0..rows).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-            usize::from(best as i32 != *chosen)
+            usize::from(best as i32 != *chosen || told != [row[best].to_bits(), best as u32 + 1000])
         };
-        let wrong: usize = got.chunks_exact(rows).zip(&chosen).map(right).sum();
+        let wrong: usize =
+            got.chunks_exact(rows).zip(chosen.iter().zip(told.chunks_exact(2))).map(right).sum();
         let at = format!("rows {rows} k {k} m {m}");
         self.note(batch, at.clone(), relative(&got, &want), 1e-5);
         self.note("head_full", at.clone(), relative(&got_one, &want[..rows]), 1e-5);

@@ -43,6 +43,21 @@ pub enum Answer {
     Normed,
 }
 
+/// What is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Step(Answer),
+    /// The four products of every layer alone, to measure them.
+    Products(Order),
+}
+
+/// Whether a product waits for the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Chained,
+    Apart,
+}
+
 /// Memory and graphs of the steps of one model.
 pub struct Steps {
     phases: usize,
@@ -142,7 +157,7 @@ impl Steps {
         let key = (m, bucket(positions), answer);
         if !self.graphs.contains_key(&key) {
             let stream = Arc::clone(&on.device.stream);
-            let graph = Captured::of(&stream, || self.step(on, m, key.1, answer))?;
+            let graph = Captured::of(&stream, || self.step(on, m, key.1, Extent::Step(answer)))?;
             self.graphs.insert(key, graph);
         }
         if answer != Answer::Normed {
@@ -168,7 +183,16 @@ impl Steps {
         Ok(found)
     }
 
-    fn step(&self, on: &On<'_>, m: usize, positions: usize, answer: Answer) -> Result<()> {
+    /// The products of all layers for `m` rows, without attention and head. What they compute is of no use.
+    pub fn products(&self, on: &On<'_>, m: usize, order: Order) -> Result<Captured> {
+        Captured::of(&on.device.stream, || self.step(on, m, 1, Extent::Products(order)))
+    }
+
+    fn step(&self, on: &On<'_>, m: usize, positions: usize, extent: Extent) -> Result<()> {
+        let answer = match extent {
+            Extent::Step(answer) => answer,
+            Extent::Products(_) => Answer::Normed,
+        };
         let On { device, model, buffers: b, .. } = *on;
         let (Layers::Packed(packed), Head::Half(head)) = (&model.layers, &model.head) else {
             unreachable!("steps are made for packed layers and a head of half floats")
@@ -216,7 +240,8 @@ impl Steps {
         let (mut launches, mut blocks) = (0, 0);
         let mut turn = |grid: (u32, u32, u32)| {
             let ready = if launches == 0 { 0 } else { self.turns.address(launches - 1) };
-            let turn = Turn { ready, done: self.turns.address(launches), expected: blocks, spare: 0 };
+            let expected = if extent == Extent::Products(Order::Apart) { 0 } else { blocks };
+            let turn = Turn { ready, done: self.turns.address(launches), expected, spare: 0 };
             (launches, blocks) = (launches + 1, grid.0 * grid.1 * grid.2);
             turn
         };
@@ -297,30 +322,35 @@ impl Steps {
             };
             let first = vector(Some(norms.attn));
             gemm(&mut turn, 0, "store", b.hidden.at, first, b.qkv_address(), 0)?;
-            let params = StepAttend {
-                qkv: b.qkv_address(),
-                out: b.attention_address(),
-                angles: model.angles.at,
-                positions: rows.positions,
-                pages: self.places.address(2 * ROWS),
-                after: stat(4 * layer + 1),
-                next_norm: vector(norms.attn_sub),
-                turn: turn(cut.shape.grid),
-                cache: b.cache,
-                max_pages: self.max_pages as i32,
-                layer: layer as i32,
-                heads: config.heads as i32,
-                rope_dim: config.rope_dim as i32,
-                neox: (config.rope_pairing == RopePairing::Neox).into(),
-                places: cut.places as i32,
-                chunk: cut.chunk as i32,
-                spare: 0,
-            };
-            on.launch(&attend, cut.shape, cut.splits as u32, &params)?;
+            if let Extent::Step(_) = extent {
+                let params = StepAttend {
+                    qkv: b.qkv_address(),
+                    out: b.attention_address(),
+                    angles: model.angles.at,
+                    positions: rows.positions,
+                    pages: self.places.address(2 * ROWS),
+                    after: stat(4 * layer + 1),
+                    next_norm: vector(norms.attn_sub),
+                    turn: turn(cut.shape.grid),
+                    cache: b.cache,
+                    max_pages: self.max_pages as i32,
+                    layer: layer as i32,
+                    heads: config.heads as i32,
+                    rope_dim: config.rope_dim as i32,
+                    neox: (config.rope_pairing == RopePairing::Neox).into(),
+                    places: cut.places as i32,
+                    chunk: cut.chunk as i32,
+                    spare: 0,
+                };
+                on.launch(&attend, cut.shape, cut.splits as u32, &params)?;
+            }
             let (mid, act, sub) = (vector(Some(norms.ffn)), vector(norms.ffn_sub), vector(norms.attn_sub));
             gemm(&mut turn, 1, "add", b.attention_address(), sub, b.hidden.at, mid)?;
             gemm(&mut turn, 2, "gate_up", b.hidden.at, mid, b.gate_address(), act)?;
             gemm(&mut turn, 3, "add", b.gate_address(), act, b.hidden.at, after_this)?;
+        }
+        if extent != Extent::Step(answer) {
+            return Ok(());
         }
         on.launch("step_final", Shape::new((m, 1, 1), 256, 4 * hidden), 1, &rows)?;
         if answer == Answer::Normed {

@@ -76,6 +76,15 @@ pub struct EngineOptions {
     /// The GPU backend that holds the model, with its selection line; `None` for the CPU.
     #[cfg(feature = "gpu")]
     pub device: Option<(crate::gpu::Open, Selection)>,
+    /// The first of the GPUs that are used.
+    #[cfg(feature = "gpu")]
+    pub first_device: usize,
+    /// GPUs that share the model; 0 is as 1.
+    #[cfg(feature = "gpu")]
+    pub tensor_parallel: usize,
+    /// The library that they tell each other through; `None` for the one that the loader finds.
+    #[cfg(feature = "gpu")]
+    pub nccl: Option<String>,
     /// Set from elsewhere to make the engine return [`Error::Interrupted`] at the next chunk.
     pub interrupt: Arc<AtomicBool>,
 }
@@ -476,6 +485,9 @@ fn on_device(
             context,
             sequences,
             activation_quant: options.activation_quant,
+            first_device: options.first_device,
+            tensor_parallel: options.tensor_parallel.max(1),
+            nccl: options.nccl.clone(),
             interrupt: Arc::clone(&options.interrupt),
         },
     )?;

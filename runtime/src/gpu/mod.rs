@@ -6,6 +6,9 @@
 pub mod device;
 pub mod pack;
 pub mod plan;
+pub mod shard;
+#[cfg(test)]
+mod simulation;
 
 use crate::Result;
 use crate::engine::{Sequences, pages::SequenceId};
@@ -25,6 +28,12 @@ pub struct OpenOptions {
     /// The KV cache has room for so many sequences of full length.
     pub sequences: usize,
     pub activation_quant: ActivationQuant,
+    /// The first of the devices that are used.
+    pub first_device: usize,
+    /// Devices that share the model: see [`shard`].
+    pub tensor_parallel: usize,
+    /// The library of their collectives; `None` for the one that the loader finds.
+    pub nccl: Option<String>,
     /// Set from elsewhere to end an evaluation between launches.
     pub interrupt: Arc<AtomicBool>,
 }
@@ -42,6 +51,28 @@ pub struct Facts {
     pub device_bytes: u64,
     /// How single tokens are computed.
     pub decode: &'static str,
+    /// Devices that share the model; the bytes above are of all of them.
+    pub tensor_parallel: usize,
+}
+
+/// What a decoding step of several devices tells them of each other.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Communication {
+    /// Bytes that each device receives for one step.
+    pub bytes: u64,
+    /// Median nanoseconds of all the step's collectives alone, in one graph.
+    pub nanoseconds: u64,
+}
+
+/// The products of all layers alone, for one row: nanoseconds of a pass over weights that no cache holds.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct ProductTimes {
+    /// Each waits for the one before it, as in a decoding step.
+    pub chained_ns: u64,
+    /// Each starts as soon as there is room.
+    pub apart_ns: u64,
+    /// Of the weights that a pass reads.
+    pub weight_bytes: u64,
 }
 
 /// A model on a device, with its sequences.
@@ -61,6 +92,22 @@ pub trait Accelerator: Sequences + Send {
     /// # Errors
     /// As [`Sequences::evaluate`].
     fn step_greedy(&mut self, ids: &[SequenceId], tokens: &[u32]) -> Result<Vec<u32>>;
+
+    /// What a decoding step of `rows` rows communicates, measured without the computation; `None` on one device.
+    ///
+    /// # Errors
+    /// The devices'.
+    fn communication(&mut self, _rows: usize) -> Result<Option<Communication>> {
+        Ok(None)
+    }
+
+    /// Times the products of the layers alone; `None` where the device has no kernels that can be told apart.
+    ///
+    /// # Errors
+    /// The device's.
+    fn time_products(&mut self) -> Result<Option<ProductTimes>> {
+        Ok(None)
+    }
 
     /// Matrix kernels since the last reset.
     fn kernel_counts(&self) -> Vec<KernelCount>;

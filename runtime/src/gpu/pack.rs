@@ -9,6 +9,7 @@ use crate::model::Matrix;
 use crate::quant::blocks::{BlockQ2_0, BlockTQ1_0, BlockTQ2_0, blocks};
 use crate::quant::unpack_ternary;
 use crate::tensor::TensorType;
+use std::ops::Range;
 
 /// The scale that every weight of `matrix` shares; `None` where it has several, is not ternary, or its rows are not whole
 /// groups of 64.
@@ -30,17 +31,18 @@ fn the_same(mut scales: impl Iterator<Item = f32>) -> Option<f32> {
     scales.all(|scale| scale.to_bits() == first.to_bits()).then_some(first)
 }
 
-/// Appends the rows of a ternary matrix to `out`. Panics on other types; codes were checked when the model was loaded.
-pub fn pack(matrix: &Matrix, out: &mut Vec<u8>) {
-    out.reserve(matrix.rows * matrix.columns / 4);
+/// Appends some rows of a ternary matrix to `out`. Panics on other types; codes were checked when the model was loaded.
+pub fn pack(matrix: &Matrix, rows: Range<usize>, out: &mut Vec<u8>) {
+    out.reserve(rows.len() * matrix.columns / 4);
+    let bytes = matrix.bytes_of(rows);
     if matrix.ty == TensorType::I2S {
-        for group in matrix.bytes().as_chunks::<32>().0 {
+        for group in bytes.as_chunks::<32>().0 {
             out.extend(i2s_group(group).into_iter().flat_map(u32::to_le_bytes));
         }
         return;
     }
     let mut codes = vec![0i8; matrix.columns];
-    for row in matrix.bytes().chunks_exact(matrix.row_bytes) {
+    for row in bytes.chunks_exact(matrix.row_bytes) {
         unpack_ternary(matrix.ty, row, &mut codes).expect("codes were checked when the model was loaded");
         out.extend(codes.as_chunks::<16>().0.iter().flat_map(|codes| word(codes).to_le_bytes()));
     }
@@ -100,10 +102,13 @@ mod tests {
                 let matrix = scaled(ty, rows, k, bytes);
                 prop_assert_eq!(uniform_scale(&matrix), Some(0.5));
                 let mut packed = Vec::new();
-                pack(&matrix, &mut packed);
+                pack(&matrix, 0..rows, &mut packed);
                 prop_assert_eq!(packed.len(), rows * k / 4);
                 let back: Vec<i8> = (0..rows * k).map(|i| code(&packed[i / k * k / 4..], i % k)).collect();
                 prop_assert_eq!(&back, &codes);
+                let mut last = Vec::new();
+                pack(&matrix, rows - 1..rows, &mut last);
+                prop_assert_eq!(&last, &packed[(rows - 1) * k / 4..], "rows pack alone as together");
             }
         }
     }

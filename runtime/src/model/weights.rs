@@ -86,6 +86,12 @@ impl Matrix {
         }
     }
 
+    /// As [`Self::bytes`], of some rows.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn bytes_of(&self, rows: Range<usize>) -> &[u8] {
+        &self.bytes()[rows.start * self.row_bytes..rows.end * self.row_bytes]
+    }
+
     /// A matrix of rows packed elsewhere.
     #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn of_bytes(name: &str, ty: TensorType, rows: usize, columns: usize, bytes: Vec<u8>) -> Self {

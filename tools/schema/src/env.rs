@@ -76,6 +76,12 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "what is logged to stderr (default: info for `bitnet serve`, warn for the rest)",
     },
     Variable {
+        name: "BITNET_NCCL",
+        read_by: "bitnet",
+        value: "a file",
+        meaning: "the NCCL library of --tensor-parallel, such as the one `cargo xtask kernels nccl` installs (default: the libnccl.so.2 that the loader finds)",
+    },
+    Variable {
         name: "BITNET_OFFLINE",
         read_by: "bitnet, xtask",
         value: "1",

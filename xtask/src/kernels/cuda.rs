@@ -2,7 +2,8 @@
 //!
 //! In: runtime/src/cuda/kernels/*.cu, nvcc of the system or of the pinned wheels. Out: NAME.fatbin per file in
 //! target/cuda-kernels (machine code for each [`CHIPS`] entry, PTX for later ones), and manifest.json with digests and
-//! what each kernel takes of a multiprocessor. `cargo build --features cuda` embeds them. Deliberately absent: running.
+//! what each kernel takes of a multiprocessor. `cargo build --features cuda` embeds them. [`nccl`]
+//! installs the library that several GPUs need to share a model. Deliberately absent: running.
 
 use crate::ctx::Ctx;
 use crate::exit::fail;
@@ -188,6 +189,21 @@ fn pinned(ctx: &Ctx) -> Result<PathBuf> {
         std::os::unix::fs::symlink("cccl/nv", include.join("nv")).context("linking include/nv")
     };
     Ok(python::wheels(ctx, &wheels, |dir| dir.join(NVCC).is_file(), finish)?.join(NVCC))
+}
+
+/// `kernels nccl`: the library of the pinned wheel, and how `bitnet` finds it.
+pub fn nccl(ctx: &Ctx) -> Result<ExitCode> {
+    const LIBRARY: &str = "nvidia/nccl/lib/libnccl.so.2";
+    let wheels = Wheels {
+        name: "nccl",
+        requirements: "tools/requirements-nccl.txt",
+        notice: "installing the pinned NCCL into the cache (291 MiB)",
+        offline: "NCCL is not in the cache and the network is off; install the system's libnccl2, or unset BITNET_OFFLINE",
+    };
+    let dir = python::wheels(ctx, &wheels, |dir| dir.join(LIBRARY).is_file(), |_| Ok(()))?;
+    ctx.out.line(format!("{} NCCL is here; `bitnet` takes it where this is set:", ctx.out.mark(State::Ok)));
+    ctx.out.stdout(&format!("BITNET_NCCL={}", dir.join(LIBRARY).display()))?;
+    Ok(ExitCode::Ok)
 }
 
 /// Reads `-Xptxas -v`, the part about the newest chip.

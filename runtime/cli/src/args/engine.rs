@@ -26,6 +26,9 @@ pub struct EngineArgs {
     /// Where to compute; anything but auto is a demand, never a wish
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceArg,
+    /// GPUs that share the model, through NCCL: each holds its part of every matrix
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub tensor_parallel: u8,
     #[command(flatten)]
     pub weights: WeightArgs,
     /// How the KV cache stores keys and values: half floats, or blocks of int8 in a little over half the bytes

@@ -37,6 +37,10 @@ pub struct ServeArgs {
     /// Answers that are computed side by side
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub parallel: u16,
+    /// Engines side by side behind one queue, each with its share of the threads, or with GPUs of its own; --parallel and
+    /// --kv-sequences are of each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub replicas: u8,
     /// The KV cache has room for so many answers of full length, or for more that are shorter
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub kv_sequences: u16,

@@ -17,7 +17,8 @@ const REPLACED: &str = "replaced";
 pub struct App {
     pub settings: Settings,
     pub metrics: Arc<Metrics>,
-    loader: Loader,
+    /// One per replica.
+    loaders: Vec<Loader>,
     /// Where new requests go; `None` while the first model is loaded.
     current: RwLock<Option<Arc<EngineThread>>>,
     /// Engines that finish what they have.
@@ -27,11 +28,11 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(settings: Settings, loader: Loader) -> Self {
+    pub fn new(settings: Settings, loaders: Vec<Loader>) -> Self {
         App {
             settings,
             metrics: Arc::default(),
-            loader,
+            loaders,
             current: RwLock::new(None),
             draining: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -46,8 +47,7 @@ impl App {
     /// What loading says; whatever served before goes on then.
     pub fn load(&self) -> Result<()> {
         let Settings { scheduler, queue, .. } = self.settings;
-        let engine =
-            EngineThread::start(Arc::clone(&self.loader), scheduler, queue, Arc::clone(&self.metrics))?;
+        let engine = EngineThread::start(&self.loaders, scheduler, queue, &self.metrics)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = current.replace(Arc::new(engine)) {
             before.inbox.stop(Stop::Drain);
@@ -145,7 +145,8 @@ impl App {
     fn seconds_of(&self, waiting: usize) -> u64 {
         let answers = &self.metrics.request_seconds;
         let mean = answers.sum() / answers.count().max(1) as f64;
-        let rounds = waiting as f64 / self.settings.scheduler.slots.max(1) as f64;
+        let slots = self.settings.scheduler.slots * self.loaders.len();
+        let rounds = waiting as f64 / slots.max(1) as f64;
         (mean * rounds.max(1.0)).ceil().clamp(1.0, 120.0) as u64
     }
 

@@ -1,6 +1,6 @@
 //! Where jobs are left for the engine's thread.
 //!
-//! In: jobs from any thread, which never wait for the engine. Out: the next job that fits, to the engine's thread, which
+//! In: jobs from any thread, which never wait for the engine. Out: the next job that fits, to an engine's thread, which
 //! sleeps here while there is nothing to do. Deliberately absent: what becomes of a job.
 
 use super::job::{Failure, Job};
@@ -64,7 +64,7 @@ impl Inbox {
     pub fn stop(&self, stop: Stop) {
         let mut state = self.lock();
         state.stop = state.stop.max(stop);
-        self.wake.notify_one();
+        self.wake.notify_all();
     }
 
     pub fn stopping(&self) -> Stop {

@@ -58,7 +58,12 @@ pub struct Scheduler<'t> {
     /// Where the next batch begins when there are more answers than rows.
     turn: usize,
     metrics: &'t Metrics,
+    /// What the metrics have of it: other replicas add theirs.
+    reported: Reported,
 }
+
+/// Active, kept sequences, pages: all, free, shared.
+type Reported = [u64; 5];
 
 #[derive(Clone, Copy)]
 struct Part {
@@ -92,11 +97,17 @@ impl<'t> Scheduler<'t> {
             groups: 0,
             turn: 0,
             metrics,
+            reported: Reported::default(),
         })
     }
 
     pub fn is_idle(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Answers under way.
+    pub fn active(&self) -> usize {
+        self.slots.len()
     }
 
     /// Whether `job` can begin now.
@@ -375,14 +386,29 @@ impl<'t> Scheduler<'t> {
         removed.into_iter().for_each(|slot| self.retire(slot));
     }
 
-    fn report(&self) {
-        let metrics = self.metrics;
-        metrics.active.set(self.slots.len() as u64);
-        metrics.kept_sequences.set(self.prefix.kept() as u64);
-        let Some(pages) = self.engine.as_ref().map(|engine| engine.page_use()) else { return };
-        metrics.pages_total.set(pages.total as u64);
-        metrics.pages_free.set(pages.free as u64);
-        metrics.pages_shared.set(pages.shared as u64);
+    fn report(&mut self) {
+        let [_, _, pages @ ..] = self.reported;
+        let pages = self.engine.as_ref().map_or(pages, |engine| {
+            let pages = engine.page_use();
+            [pages.total, pages.free, pages.shared].map(|pages| pages as u64)
+        });
+        let [all, free, shared] = pages;
+        self.tell([self.slots.len() as u64, self.prefix.kept() as u64, all, free, shared]);
+    }
+
+    fn tell(&mut self, now: Reported) {
+        let m = self.metrics;
+        let gauges = [&m.active, &m.kept_sequences, &m.pages_total, &m.pages_free, &m.pages_shared];
+        for (gauge, (before, now)) in gauges.into_iter().zip(self.reported.into_iter().zip(now)) {
+            gauge.change(before, now);
+        }
+        self.reported = now;
+    }
+}
+
+impl Drop for Scheduler<'_> {
+    fn drop(&mut self) {
+        self.tell(Reported::default());
     }
 }
 

@@ -9,5 +9,6 @@ mod embeddings;
 mod faults;
 mod faulty;
 mod limits;
+mod replicas;
 mod security;
 mod support;

@@ -54,14 +54,13 @@ impl Executor {
         (0..count).try_for_each(|_| steps.launch(&on, rows.len(), positions, answer))
     }
 
+    pub(super) fn on(&self) -> step::On<'_> {
+        step::On { device: &self.device, kernels: &self.kernels, model: &self.model, buffers: &self.buffers }
+    }
+
     /// Whether rows, each at its place, are a decoding step: one token each of sequences that differ.
     pub(super) fn is_step(&self, places: &[(SequenceId, usize)]) -> bool {
-        let on = step::On {
-            device: &self.device,
-            kernels: &self.kernels,
-            model: &self.model,
-            buffers: &self.buffers,
-        };
+        let on = self.on();
         let positions = places.iter().map(|(_, position)| position + 1).max().unwrap_or(1);
         let differ =
             |(i, place): (usize, &(SequenceId, usize))| places[..i].iter().all(|(id, _)| *id != place.0);
@@ -97,15 +96,14 @@ impl Executor {
         self.forward().head_of_normed(rows.len())?;
         if let Some(below) = greedy_below(wanted) {
             self.forward().choose(1, below.min(self.model.vocab))?;
-            let (mut best, mut logit) = ([0i32], [0f32]);
-            self.device.read(&self.buffers.best, 0, &mut best)?;
-            self.device.read(&self.buffers.logits, best[0] as usize, &mut logit)?;
-            answer(wanted[0].0, Answer::Best(&[Candidate { id: best[0] as u32, logit: logit[0] }]));
+            let mut best = [0u32; 2];
+            self.device.read(&self.buffers.pairs, 0, &mut best)?;
+            let best = Candidate { id: best[1], logit: f32::from_bits(best[0]) };
+            answer(wanted[0].0, Answer::Best(&[best]));
             return Ok(());
         }
         let vocab = self.model.vocab;
-        self.logits.resize(rows.len() * vocab, 0.0);
-        self.device.read(&self.buffers.logits, 0, &mut self.logits)?;
+        self.read_logits(rows.len())?;
         for ((row, _), logits) in wanted.iter().zip(self.logits.chunks_exact(vocab)) {
             answer(*row, Answer::Logits(logits));
         }

@@ -33,7 +33,15 @@ struct NormRow {
     float* offsets;       // [m, blocks] of Q8_1
     int width, packing;
     float eps;
+    int slice;            // 0, or the row lies in slices of so many columns, [slices, m, columns of the slice]
 };
+
+// Element i of row blockIdx.x. Slices are what the ranks of a team gathered; the last one may have fewer columns.
+__device__ __forceinline__ float gathered(const NormRow& p, int i) {
+    if (!p.slice) return p.x[static_cast<long long>(blockIdx.x) * p.width + i];
+    const int rank = i / p.slice, columns = min(p.slice, p.width - rank * p.slice);
+    return p.x[static_cast<long long>(rank) * gridDim.x * p.slice + static_cast<long long>(blockIdx.x) * columns + i - rank * p.slice];
+}
 
 static_assert(sizeof(NormRow) == 72, "cuda::params has the same");
 
@@ -43,9 +51,8 @@ extern "C" __global__ void __launch_bounds__(1024) norm_row(const __grid_constan
     extern __shared__ __align__(16) float row[];
     __shared__ float red[32];
     __shared__ double wide[32];
-    const float* x = p.x + static_cast<long long>(blockIdx.x) * p.width;
     double squares = 0.0;
-    for (int i = threadIdx.x; i < p.width; i += blockDim.x) row[i] = x[i], squares += static_cast<double>(__fmul_rn(row[i], row[i]));
+    for (int i = threadIdx.x; i < p.width; i += blockDim.x) row[i] = gathered(p, i), squares += static_cast<double>(__fmul_rn(row[i], row[i]));
     float inverse = 1.0f;
     if (p.weight) {
         const float mean = static_cast<float>(block_all(squares, wide, [](double a, double b) { return a + b; }) / p.width);
@@ -223,8 +230,9 @@ extern "C" __global__ void to_half(const float* from, __half* to, int width) {
     for (int i = threadIdx.x; i < width; i += blockDim.x) to[base + i] = __float2half_rn(from[base + i]);
 }
 
-// Grid (m), 1024 threads: the index of the highest of the first n of rows of `stride`, of equals the lowest.
-extern "C" __global__ void argmax(const float* logits, int* tokens, int n, int stride) {
+// Grid (m), 1024 threads: the index of the highest of the first n of rows of `stride`, of equals the lowest. With `pairs`
+// also [m] of (logit as its bits, index + first): what the ranks of a team tell each other.
+extern "C" __global__ void argmax(const float* logits, int* tokens, int2* pairs, int n, int stride, int first) {
     __shared__ float scores[32];
     __shared__ int rows[32];
     const float* from = logits + static_cast<long long>(blockIdx.x) * stride;
@@ -247,7 +255,22 @@ extern "C" __global__ void argmax(const float* logits, int* tokens, int n, int s
             score = scores[threadIdx.x % 32], row = rows[threadIdx.x % 32];
         }
     }
-    if (threadIdx.x == 0) tokens[blockIdx.x] = row;
+    if (threadIdx.x == 0) {
+        tokens[blockIdx.x] = row;
+        if (pairs) pairs[blockIdx.x] = make_int2(__float_as_int(score), row + first);
+    }
+}
+
+// One block: of [ranks, m] pairs the best per row, ties to the lower rank, whose ids are lower; into pairs [m].
+extern "C" __global__ void best_pair(const int2* from, int* tokens, int2* pairs, int m, int ranks) {
+    for (int row = threadIdx.x; row < m; row += blockDim.x) {
+        int2 best = from[row];
+        for (int rank = 1; rank < ranks; rank++) {
+            const int2 other = from[rank * m + row];
+            if (__int_as_float(other.x) > __int_as_float(best.x)) best = other;
+        }
+        tokens[row] = best.y, pairs[row] = best;
+    }
 }
 
 // gate = activation(gate) * up over [m, n], gate and up one after the other in memory or not.

@@ -4,6 +4,7 @@
 // The weights of a block are copied to shared memory before the kernel in front is done; activations come in blocks of 128
 // columns by bulk copies. Four warpgroups (wgmma, int8) take a block of columns in turn, unpack weights into registers on
 // the way, and add up what they have at the end. Results are exact in int32 and rounded as on the CPU. sm_90a alone.
+#include "exchange.cuh"
 #include "step.cuh"
 
 enum Epilogue { STORE = 0, ADD = 1, GATE_UP = 2 };
@@ -73,7 +74,8 @@ constexpr int THREADS = 512, TEAMS = 4, TILE = 64, MAX_STAGES = 16;
 template <int NT, int EPILOGUE> __device__ __forceinline__ void step_wide(const StepWide& g) {
     constexpr int TOKENS = 8 * NT, MATRICES = EPILOGUE == GATE_UP ? 2 : 1, OWN = (NT + TEAMS - 1) / TEAMS, ATOM = TOKENS * 128;
     extern __shared__ __align__(1024) uint8_t memory[];
-    __shared__ __align__(8) uint64_t arrived[TEAMS * MAX_STAGES];
+    // Of each stage: its activations are there; its four warps have multiplied with them.
+    __shared__ __align__(8) uint64_t arrived[TEAMS * MAX_STAGES], consumed[TEAMS * MAX_STAGES];
     __shared__ unsigned long long tops[THREADS / 32][2 * OWN][4];
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, group = lane / 4, t = lane % 4, team = tid / 128;
     const int row0 = blockIdx.x * TILE, stride = g.k / 4 + (g.k / 64 % 2 ? 0 : 16), atoms = (g.k + 127) / 128;
@@ -82,8 +84,10 @@ template <int NT, int EPILOGUE> __device__ __forceinline__ void step_wide(const 
     int* team_sums = reinterpret_cast<int*>(memory);  // after the products: [TEAMS, MATRICES, NT * 4, 128]
 
     begin_turn(g.turn);
-    if (tid < TEAMS * g.stages)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&arrived[tid])) : "memory");
+    if (tid < TEAMS * g.stages) {
+        barrier_init(shared_address(&arrived[tid]));
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 4;" ::"r"(shared_address(&consumed[tid])) : "memory");
+    }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     const int pieces = g.k / 64;  // of 16 bytes in a row
     for (int r = warp; r < MATRICES * TILE; r += THREADS / 32) {
@@ -98,11 +102,9 @@ template <int NT, int EPILOGUE> __device__ __forceinline__ void step_wide(const 
     const int mine = atoms > team ? (atoms - team + TEAMS - 1) / TEAMS : 0;
     auto fetch = [&](int index) {
         const uint32_t barrier = shared_address(&arrived[team * g.stages + index % g.stages]);
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(ATOM) : "memory");
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                         base + (team * g.stages + index % g.stages) * ATOM),
-                     "l"(g.quants + static_cast<long long>(TEAMS * index + team) * ATOM), "r"(ATOM), "r"(barrier)
-                     : "memory");
+        barrier_expect(barrier, ATOM);
+        bulk_copy(base + (team * g.stages + index % g.stages) * ATOM, g.quants + static_cast<long long>(TEAMS * index + team) * ATOM, ATOM,
+                  barrier);
     };
     if (tid % 128 < min(g.stages, mine)) {
         // The copies are of another kind than the writes of step_quantize.
@@ -136,11 +138,7 @@ template <int NT, int EPILOGUE> __device__ __forceinline__ void step_wide(const 
             for (int step = 0; step < 4; step++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) a[k][step][i] = packed[k][step / 2][i % 2] >> 2 * (step % 2 * 2 + i / 2) & FIELD;
-        asm volatile(
-            "{.reg .pred done; waiting: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra waiting;}" ::"r"(
-                shared_address(&arrived[stage])),
-            "r"(index / g.stages & 1)
-            : "memory");
+        barrier_wait(shared_address(&arrived[stage]), index / g.stages & 1);
         products_begin();
 #pragma unroll
         for (int step = 0; step < 4; step++)
@@ -150,12 +148,12 @@ template <int NT, int EPILOGUE> __device__ __forceinline__ void step_wide(const 
         if (index + 1 < mine) read_words(index + 1);
         products_wait<0>();
         if (index + g.stages < mine) {
-            // Barriers of one warpgroup; their numbers are constants so that tools can follow them.
-            if (team == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-            if (team == 1) asm volatile("bar.sync 2, 128;" ::: "memory");
-            if (team == 2) asm volatile("bar.sync 3, 128;" ::: "memory");
-            if (team == 3) asm volatile("bar.sync 4, 128;" ::: "memory");
-            if (tid % 128 == 0) fetch(index + g.stages);
+            if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&consumed[stage])) : "memory");
+            if (tid % 128 == 0) {
+                barrier_wait(shared_address(&consumed[stage]), index / g.stages & 1);
+                fetch(index + g.stages);
+            }
+            __syncwarp();
         }
     }
     __syncthreads();
