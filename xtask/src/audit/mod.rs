@@ -95,7 +95,7 @@ fn deny(ctx: &Ctx) -> Result<Vec<Check>> {
 }
 
 fn deny_check(ctx: &Ctx, binary: &Path, name: &str) -> Result<Check> {
-    let words = ["--offline", "--locked", "check", "--disable-fetch", "--hide-inclusion-graph", name];
+    let words = ["--offline", "--locked", "check", "--hide-inclusion-graph", name];
     let finished = run_deny(ctx, binary, name, &words, None)?;
     if finished.success() {
         return Ok(Check::new(name, State::Ok, "what deny.toml says holds"));
