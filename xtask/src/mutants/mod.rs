@@ -111,7 +111,15 @@ pub fn run(ctx: &Ctx, args: &MutantsArgs) -> Result<ExitCode> {
 impl Config {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} does not say what to mutate", path.display()))
+        let config: Config = toml::from_str(&text)
+            .with_context(|| format!("{} does not say what to mutate", path.display()))?;
+        match config.accepted.iter().find(|accepted| accepted.reason.trim().is_empty()) {
+            Some(Accepted { mutant, .. }) => fail(
+                ExitCode::BadInput,
+                format!("{}: '{mutant}' is accepted without a reason", path.display()),
+            ),
+            None => Ok(config),
+        }
     }
 }
 
