@@ -339,7 +339,7 @@ fn bench() -> Value {
             "kind": "bench", "binary": file(BINARY), "model": file(MODEL), "synthetic": true,
             "machine": machine(Some(499)), "threads": 1, "noise": [],
             "limits": {
-                "buffer_bytes": 1, "int8_instruction": "", "read_bandwidth": [[1e9], [9.6e9, 9.5e9]], "int8_operations": []
+                "buffer_bytes": 1, "int8_instruction": "", "read_bandwidth": [[1e9], [9.6e9, 9.53e9]], "int8_operations": []
             },
             "series": [{
                 "engine": "bitforge", "identity": "", "test": "tg10", "tokens": 10, "samples_ns": [2000, 1000],
