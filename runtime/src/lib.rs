@@ -25,6 +25,7 @@ pub mod planted;
 pub mod quant;
 pub mod quantize;
 pub mod sampling;
+mod sync;
 pub mod tensor;
 pub mod threads;
 pub mod tokenizer;

@@ -5,16 +5,12 @@
 //! thread never holds up the rest. Deliberately absent: nested regions, futures, anything that would make a
 //! result depend on the number of threads.
 
+use crate::sync::{
+    Arc, AtomicBool, AtomicUsize, Builder, JoinHandle, Mutex, Ordering, PoisonError, SPINS_BEFORE_PARK,
+    Thread, UnsafeCell, park, spin_loop, yield_now,
+};
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, Thread};
-
-/// Polls before a waiting thread gives its core away: some tens of microseconds, longer than the serial
-/// stretches inside a token, and short enough not to hold up others where cores are scarce.
-const SPINS_BEFORE_PARK: u32 = 2_000;
 
 /// A function of the thread's number, 0 being the caller.
 type Region<'a> = &'a (dyn Fn(usize) + Sync + 'a);
@@ -52,7 +48,7 @@ impl ThreadPool {
         let mut pool = ThreadPool { shared, workers: Vec::new() };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let worker = std::thread::Builder::new().name(format!("bitnet-{index}"));
+            let worker = Builder::new().name(format!("bitnet-{index}"));
             pool.workers.push(worker.spawn(move || work(&shared, index))?);
         }
         Ok(pool)
@@ -149,7 +145,7 @@ impl ThreadPool {
         self.shared.running.store(self.workers.len(), Ordering::Relaxed);
         // SAFETY: `running` was 0, so no worker reads `region` until the new epoch is released below;
         // `&mut self` keeps other callers out.
-        unsafe { *self.shared.region.get() = Some(erased) };
+        self.shared.region.with_mut(|region| unsafe { *region = Some(erased) });
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         self.workers.iter().map(JoinHandle::thread).for_each(Thread::unpark);
         let own = catch_unwind(AssertUnwindSafe(|| region(0)));
@@ -157,7 +153,7 @@ impl ThreadPool {
         while self.shared.running.load(Ordering::Acquire) != 0 {
             spins += 1;
             // On a machine with fewer free cores than threads the worker needs ours to finish.
-            if spins < SPINS_BEFORE_PARK { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if spins < SPINS_BEFORE_PARK { spin_loop() } else { yield_now() }
         }
         let theirs = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(payload) = own.err().or(theirs) {
@@ -190,9 +186,9 @@ fn work(shared: &Shared, index: usize) {
             }
             spins += 1;
             if spins < SPINS_BEFORE_PARK {
-                std::hint::spin_loop();
+                spin_loop();
             } else {
-                std::thread::park();
+                park();
             }
         }
         if shared.stop.load(Ordering::Relaxed) {
@@ -200,7 +196,8 @@ fn work(shared: &Shared, index: usize) {
         }
         // SAFETY: the epoch was acquired, so the write of `region` is visible, and the owner does not
         // write it again before `running` is 0.
-        let region = unsafe { *shared.region.get() }.expect("a region is set before its epoch");
+        let region =
+            shared.region.with(|region| unsafe { *region }).expect("a region is set before its epoch");
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| region(index))) {
             *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
         }

@@ -81,9 +81,10 @@ fn parts(cache: &Path) -> Result<Vec<Part>> {
         };
         add(kind, dir);
     }
-    let venv = cache.join("pip-venv");
-    if venv.is_dir() {
-        add(CacheKind::Tools, venv);
+    for tools in ["pip-venv", "cargo-tools"].map(|name| cache.join(name)) {
+        if tools.is_dir() {
+            add(CacheKind::Tools, tools);
+        }
     }
     Ok(parts)
 }

@@ -59,6 +59,12 @@ pub enum Command {
     Kernels(crate::kernels::KernelsCommand),
     /// Compile the GPU kernels and every combination of features; where there is a GPU, compare it with the CPU.
     GpuSmoke(crate::gpu_smoke::GpuSmoke),
+    /// Licences, bans, sources, advisories, hashes of Python packages, sources of the references.
+    Audit(crate::audit::AuditArgs),
+    /// Clippy and rustdoc without a warning on every combination of features.
+    Lints(crate::lints::LintsArgs),
+    /// Change the code that judges others, one place at a time: does a test notice?
+    Mutants(crate::mutants::MutantsArgs),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.

@@ -5,9 +5,11 @@
 //! Deliberately absent: the runtime. xtask starts the `bitnet` binary and reads its JSON, so preflight works
 //! before the runtime compiles.
 
+pub mod audit;
 pub mod bench;
 pub mod binary;
 pub mod bug_report;
+pub mod cargo_tool;
 pub mod clean;
 pub mod cli;
 pub mod crossval;
@@ -19,9 +21,11 @@ pub mod exit;
 pub mod fixtures;
 pub mod gpu_smoke;
 pub mod kernels;
+pub mod lints;
 pub mod lock;
 pub mod manual;
 pub mod models;
+pub mod mutants;
 pub mod preflight;
 pub mod proc;
 pub mod python;
@@ -76,6 +80,9 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Receipt(command) => receipts::verify::run(ctx, command),
         Command::Kernels(command) => kernels::run(ctx, command),
         Command::GpuSmoke(args) => gpu_smoke::run(ctx, args),
+        Command::Audit(args) => audit::run(ctx, args),
+        Command::Lints(args) => lints::run(ctx, args),
+        Command::Mutants(args) => mutants::run(ctx, args),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }

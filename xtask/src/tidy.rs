@@ -4,6 +4,8 @@
 //! remedy. Each rule is a function from a [`Tree`] to violations; its test plants one. Deliberately absent:
 //! what rustfmt and clippy check.
 
+mod floors;
+
 use crate::ctx::Ctx;
 use crate::docs;
 use crate::exit::Failure;
@@ -25,6 +27,7 @@ const TOP_LEVEL: &[&str] = &[
     "LICENSE-MIT",
     "README.md",
     "ci",
+    "deny.toml",
     "docs",
     "fixtures",
     "runtime",
@@ -73,6 +76,7 @@ const RULES: &[Rule] = &[
     links,
     generated_docs,
     gpu_apart,
+    floors::floors,
 ];
 
 pub fn run(ctx: &Ctx) -> Result<ExitCode> {

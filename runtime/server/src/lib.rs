@@ -13,6 +13,7 @@ mod model;
 mod scheduler;
 mod server;
 mod settings;
+mod sync;
 
 pub use engine_thread::Loader;
 pub use http::openapi::document as openapi;

@@ -158,6 +158,48 @@ proptest! {
     }
 }
 
+fn tokens() -> impl Strategy<Value = Vec<u32>> {
+    proptest::collection::vec(0..VOCAB, 1..40)
+}
+
+fn one_of(model: usize, threads: usize) -> Engine {
+    engine(MODELS[model], KvType::F16, threads, 1).expect("f16 takes any head")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_prompt_in_pieces_is_worth_the_whole(model in 0usize..MODELS.len(), tokens in tokens(), cut: prop::sample::Index) {
+        let (mut whole, mut pieces) = (one_of(model, 2), one_of(model, 2));
+        let cut = cut.index(tokens.len());
+        if cut > 0 {
+            pieces.prefill(&tokens[..cut]).unwrap();
+        }
+        let expected = bits(whole.prefill(&tokens).unwrap());
+        prop_assert_eq!(expected, bits(pieces.prefill(&tokens[cut..]).unwrap()));
+    }
+
+    #[test]
+    fn threads_never_change_a_bit(model in 0usize..MODELS.len(), tokens in tokens(), threads in 2usize..6) {
+        let expected = bits(one_of(model, 1).prefill(&tokens).unwrap());
+        prop_assert_eq!(expected, bits(one_of(model, threads).prefill(&tokens).unwrap()));
+    }
+
+    #[test]
+    fn going_back_leaves_no_trace(model in 0usize..MODELS.len(), tokens in tokens(), detour in tokens(), at: prop::sample::Index) {
+        let (mut straight, mut wandering) = (one_of(model, 1), one_of(model, 1));
+        let at = at.index(tokens.len());
+        let expected = bits(straight.prefill(&tokens).unwrap());
+        wandering.prefill(&tokens).unwrap();
+        wandering.truncate(at);
+        wandering.prefill(&detour).unwrap();
+        wandering.truncate(at);
+        prop_assert_eq!(expected, bits(wandering.prefill(&tokens[at..]).unwrap()));
+        prop_assert_eq!(wandering.position(), tokens.len());
+    }
+}
+
 #[test]
 fn a_batch_that_does_not_fit_changes_nothing() {
     let mut engine = engine(MODELS[0], KvType::F16, 2, 1).expect("f16 takes any head");

@@ -35,6 +35,7 @@ impl Lookup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn what_followed_the_longest_run_is_guessed() {
@@ -50,5 +51,49 @@ mod tests {
         assert!(lookup.guess(&[1, 2, 3, 4], 10).is_empty(), "nothing occurred before");
         assert!(Lookup { most: 0 }.guess(&[1, 2, 1, 2], 10).is_empty());
         assert!(lookup.guess(&[], 3).is_empty());
+    }
+
+    /// Few different tokens, so that runs occur again.
+    fn context() -> impl Strategy<Value = Vec<u32>> {
+        proptest::collection::vec(0u32..4, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn a_guess_never_exceeds_what_is_asked_for_or_fits(context in context(), most in 0usize..9, room in 0usize..9) {
+            let guess = Lookup { most }.guess(&context, room);
+            prop_assert!(guess.len() <= most.min(room));
+        }
+
+        #[test]
+        fn a_guess_is_what_followed_an_earlier_occurrence_of_the_last_tokens(context in context(), most in 1usize..9) {
+            let guess = Lookup { most }.guess(&context, 9);
+            if let Some(first) = guess.first() {
+                let last = &context[context.len() - SHORTEST..];
+                let followed = (0..context.len() - SHORTEST)
+                    .any(|at| context[at..at + SHORTEST] == *last && context[at + SHORTEST] == *first);
+                prop_assert!(followed, "{guess:?} after {context:?}");
+                prop_assert!(context.windows(guess.len()).any(|window| window == guess));
+            }
+        }
+
+        #[test]
+        fn nothing_is_guessed_only_where_the_last_tokens_are_new(context in context()) {
+            let guess = Lookup { most: 4 }.guess(&context, 4);
+            let before = &context[..context.len().saturating_sub(1)];
+            let known = context.len() > SHORTEST
+                && before.windows(SHORTEST).any(|window| *window == context[context.len() - SHORTEST..]);
+            prop_assert_eq!(!guess.is_empty(), known);
+        }
+
+        #[test]
+        fn what_repeats_is_guessed_to_go_on(period in proptest::sample::subsequence((0u32..50).collect::<Vec<_>>(), 1..6), most in 1usize..6) {
+            let endless = period.iter().copied().cycle();
+            let context: Vec<u32> = endless.clone().take(4 * period.len() + 4).collect();
+            let next: Vec<u32> = endless.skip(context.len()).take(most).collect();
+            let guess = Lookup { most }.guess(&context, most);
+            prop_assert!(!guess.is_empty());
+            prop_assert_eq!(guess, &next[..guess.len()]);
+        }
     }
 }

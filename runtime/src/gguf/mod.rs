@@ -10,6 +10,8 @@
 //! Tensors of a type this runtime does not read are listed by [`Gguf::tensors`], so that such a file can be
 //! inspected; [`Gguf::tensor`] and [`Gguf::require_readable_types`] refuse them.
 
+#[cfg(test)]
+mod edges;
 mod meaning;
 mod parse;
 mod split;

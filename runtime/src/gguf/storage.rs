@@ -141,4 +141,16 @@ mod tests {
             assert_eq!(storage.bytes().as_ptr().addr() % ALIGNMENT, 0);
         }
     }
+
+    #[test]
+    fn a_file_is_mapped_where_that_was_asked_for_and_it_has_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, "abc").unwrap();
+        assert!(matches!(Storage::open(&path, Mapping::Mmap).unwrap(), Storage::Mapped(_)));
+        assert!(matches!(Storage::open(&path, Mapping::Read).unwrap(), Storage::Read(_)));
+        std::fs::write(&path, "").unwrap();
+        let empty = Storage::open(&path, Mapping::Mmap).unwrap();
+        assert!(matches!(empty, Storage::Read(_)) && empty.bytes().is_empty());
+    }
 }

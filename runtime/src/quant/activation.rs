@@ -263,4 +263,19 @@ mod tests {
         quantize_activation(ActivationType::I8Token, &[1e-6, -1e-6], &mut out);
         assert_eq!(i8_token_parts(&out), (127.0 / 1e-5, 0, &[13, 243][..]));
     }
+
+    #[test]
+    fn what_weights_are_multiplied_with() {
+        use ActivationQuant::{Block256, Token};
+        for (weight, mode, expected) in [
+            (TensorType::Q4_1, Token, ActivationType::Q8_1),
+            (TensorType::Q6K, Token, ActivationType::Q8K),
+            (TensorType::I2S, Token, ActivationType::I8Token),
+            (TensorType::Q2_0, Token, ActivationType::I8Token),
+            (TensorType::I2S, Block256, ActivationType::Q8K),
+            (TensorType::Q2_0, Block256, ActivationType::Q8_0),
+        ] {
+            assert_eq!(ActivationType::for_weight(weight, mode), expected, "{weight} {mode:?}");
+        }
+    }
 }

@@ -324,4 +324,24 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_row_that_is_not_whole_blocks_is_refused() {
+        for (ty, len) in [(TensorType::Q4_0, 33), (TensorType::Q6K, 128), (TensorType::TL2, 96)] {
+            let refused = std::panic::catch_unwind(|| quantize_row(ty, &vec![0.0; len], &mut Vec::new()));
+            assert!(refused.is_err(), "{ty}");
+        }
+    }
+
+    #[test]
+    fn of_two_largest_magnitudes_the_first_is_exact() {
+        for (first, second) in [(1.0, -1.0), (-1.0, 1.0)] {
+            let mut row = [0.0f32; 32];
+            (row[3], row[7]) = (first, second);
+            let (mut packed, mut back) = (Vec::new(), [0.0; 32]);
+            quantize_row(TensorType::Q4_0, &row, &mut packed);
+            dequantize_row(TensorType::Q4_0, &packed, 1.0, &mut back).unwrap();
+            assert_eq!((back[3], back[7]), (first, second * 0.875));
+        }
+    }
 }

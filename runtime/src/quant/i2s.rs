@@ -223,4 +223,15 @@ mod tests {
             Err(I2sError::RowsNotInFours { rows: 1 })
         );
     }
+
+    #[test]
+    fn two_codes_of_3_do_not_hide_each_other() {
+        // The same field of two words, of two bytes behind the last word, and of a word and a byte behind it.
+        for bad in [[0, 8], [16, 17], [0, 16]] {
+            let mut fields = [0x55u8; 18];
+            bad.iter().for_each(|at| fields[*at] = 0x57);
+            assert_eq!(validate(&fields).unwrap_err().byte, bad[0]);
+        }
+        assert!(validate(&[0x55; 18]).is_ok());
+    }
 }

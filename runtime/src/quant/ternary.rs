@@ -182,4 +182,13 @@ mod tests {
         let error = unpack_ternary(TensorType::Q2_0, &packed, &mut back);
         assert_eq!(error, Err(InvalidCode { byte: 18 + 2 + 5 }));
     }
+
+    #[test]
+    fn codes_that_are_not_whole_ternary_blocks_are_refused() {
+        for (ty, count) in [(TensorType::TQ2_0, 255), (TensorType::Q4_0, 32), (TensorType::TL2, 96)] {
+            let refused =
+                std::panic::catch_unwind(|| pack_ternary(ty, &vec![0; count], 1.0, &mut Vec::new()));
+            assert!(refused.is_err(), "{ty}");
+        }
+    }
 }

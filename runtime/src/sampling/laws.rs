@@ -349,3 +349,86 @@ fn nothing_is_allocated_after_the_start() {
     }
     assert_eq!(before, capacity(&sampler));
 }
+
+#[test]
+fn the_ends_of_every_range_are_inside() {
+    type Set = fn(&mut SamplingParams, f32);
+    let settings: [(&str, Set, f32, f32); 6] = [
+        ("temperature", |p, value| p.temperature = value, 0.0, 100.0),
+        ("top-p", |p, value| p.top_p = value, 0.0, 1.0),
+        ("min-p", |p, value| p.min_p = value, 0.0, 1.0),
+        ("repetition-penalty", |p, value| p.repetition_penalty = value, 0.01, 100.0),
+        ("presence-penalty", |p, value| p.presence_penalty = value, -100.0, 100.0),
+        ("frequency-penalty", |p, value| p.frequency_penalty = value, -100.0, 100.0),
+    ];
+    for (name, set, low, high) in settings {
+        let judged = |value: f32| {
+            let mut p = params(1.0);
+            set(&mut p, value);
+            p.validate()
+        };
+        assert!(judged(low).is_ok() && judged(high).is_ok(), "{name}");
+        for outside in [low - 0.5, high + 0.5] {
+            let message = judged(outside).expect_err("out of range").to_string();
+            assert_eq!(
+                message,
+                format!("--{name} {outside} is out of range; give a value from {low} to {high}")
+            );
+        }
+    }
+    let window = |penalty_window| SamplingParams { penalty_window, ..params(1.0) }.validate();
+    assert!(window(1 << 20).is_ok() && window((1 << 20) + 1).is_err());
+}
+
+#[test]
+fn what_is_wanted_of_the_logits_is_what_the_chain_begins_with() {
+    use crate::engine::batch::{Best, Rule, Want};
+    let want = |p: SamplingParams| Sampler::new(p, 50).expect("in range").want();
+    let best = |rule| Want::Best(Best { below: 50, rule });
+    assert_eq!(want(params(0.0)), best(Rule::Top(1)));
+    assert_eq!(want(SamplingParams { top_k: 7, ..params(1.0) }), best(Rule::Top(7)));
+    assert_eq!(want(SamplingParams { min_p: 0.25, ..params(1.0) }), best(Rule::MinP(0.25)));
+    assert_eq!(want(params(1.0)), Want::Logits);
+    assert_eq!(
+        want(SamplingParams { min_p: 0.25, top_p: 0.9, ..params(1.0) }),
+        Want::Logits,
+        "top-p comes first"
+    );
+    for penalized in [
+        SamplingParams { repetition_penalty: 1.1, ..params(0.0) },
+        SamplingParams { presence_penalty: 0.1, ..params(0.0) },
+        SamplingParams { frequency_penalty: 0.1, ..params(0.0) },
+    ] {
+        assert_eq!(want(penalized), Want::Logits);
+    }
+}
+
+#[test]
+fn penalties_by_hand() {
+    let mut list = candidates(&[2.0, -2.0, 0.0, 5.0]);
+    penalize(&mut list, &[1, 2, 3], Penalties { repetition: 2.0, presence: 0.5, frequency: 0.25 });
+    let found: Vec<f32> = list.iter().map(|candidate| candidate.logit).collect();
+    assert_eq!(found, [0.25, -5.0, -1.25, 5.0]);
+}
+
+#[test]
+fn a_draw_passes_over_what_cannot_be_drawn() {
+    assert_eq!(draw(&[0.25, 0.0, 0.75], 0.25), 2, "a sum that is only reached is not passed");
+    assert_eq!(draw(&[0.25, 0.0, 0.75], 0.0), 0);
+    assert_eq!(draw(&[0.5, 0.25, 0.0], 0.9), 1, "what rounding left over goes to the last that can be drawn");
+    assert_eq!(draw(&[], 0.5), 0);
+}
+
+#[test]
+fn a_token_beyond_the_vocabulary_is_not_remembered() {
+    let p = SamplingParams { presence_penalty: 1.0, penalty_window: 2, ..params(0.0) };
+    let mut sampler = Sampler::new(p.clone(), 3).expect("in range");
+    for token in [2, 3, 9] {
+        sampler.accept(token);
+    }
+    assert_eq!((sampler.history.len(), sampler.counts.as_slice()), (1, [0, 0, 1].as_slice()));
+    assert_eq!(sampler.params(), &p);
+    let mut without = Sampler::new(SamplingParams { penalty_window: 0, ..p }, 3).expect("in range");
+    without.accept(1);
+    assert!(without.history.is_empty());
+}

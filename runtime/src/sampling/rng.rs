@@ -54,4 +54,11 @@ mod tests {
         let mean = units.iter().sum::<f64>() / 10_000.0;
         assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
     }
+
+    #[test]
+    fn seeds_differ_and_fit_into_32_bits() {
+        let seeds: Vec<u64> = (0..8).map(|_| random_seed()).collect();
+        assert!(seeds.iter().all(|seed| *seed <= u64::from(u32::MAX)), "{seeds:?}");
+        assert!(seeds.iter().any(|seed| *seed != seeds[0]), "{seeds:?}");
+    }
 }

@@ -289,4 +289,144 @@ mod tests {
             assert!(tensor(point, Some(0)).is_some(), "{point}");
         }
     }
+
+    #[test]
+    fn an_operation_is_as_bad_as_its_worst_position() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = taps(dir.path(), "ours", &[(TapPoint::Query, Some(0), [1.0, 0.0, 3.0, 4.0])]);
+        let other = taps(dir.path(), "other", &[(TapPoint::Query, Some(0), [1.0, 0.0, 4.0, 3.0])]);
+        let operation = &compare(&ours, &other).unwrap()[0];
+        assert_eq!((operation.position, operation.bit_equal, operation.ratio), (1, false, None));
+        assert!((operation.min_cosine - 24.0 / 25.0).abs() < 1e-9);
+        assert!((operation.max_relative_l2 - 2f64.sqrt() / 5.0).abs() < 1e-9);
+        assert!(
+            first_beyond(std::slice::from_ref(operation), operation.max_relative_l2).is_none(),
+            "a limit may be reached"
+        );
+        assert!(Blame::of(operation).hint.is_none());
+    }
+
+    #[test]
+    fn another_width_is_not_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ours = taps(dir.path(), "ours", &[(TapPoint::Query, Some(0), [1.0; 4])]);
+        let other = taps(dir.path(), "other", &[(TapPoint::Query, Some(0), [1.0; 4])]);
+        assert_eq!(compare(&ours, &other).unwrap().len(), 1);
+        ours.table[0].width = 1;
+        assert!(compare(&ours, &other).unwrap().is_empty());
+        assert!(ours.read(TapPoint::Query, Some(1)).unwrap().is_none());
+        assert!(ours.read(TapPoint::Key, Some(0)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_factor_is_found_where_nothing_else_differs() {
+        assert_eq!(ratio(&[2.0, 4.0], &[1.0, 2.0]), Some(2.0));
+        assert_eq!(ratio(&[2.0, 4.0], &[2.0, 1.0]), None);
+        assert_eq!(ratio(&[0.0, 0.0], &[1.0, 2.0]), None, "zeros are no multiple");
+        assert_eq!(ratio(&[1.0, 2.0], &[0.0, 0.0]), None);
+        // 1% of noise is left over at a right angle, then 3%.
+        assert!(ratio(&[100.0, 1.0], &[100.0, 0.0]).is_some());
+        assert!(ratio(&[100.0, 3.0], &[100.0, 0.0]).is_none());
+    }
+
+    fn operation_at(point: TapPoint, layer: Option<u32>, ratio: Option<f64>) -> Operation {
+        Operation {
+            point,
+            layer,
+            min_cosine: 0.5,
+            max_relative_l2: 0.125,
+            position: 3,
+            ratio,
+            bit_equal: false,
+        }
+    }
+
+    #[test]
+    fn a_hint_needs_a_factor_that_is_not_one() {
+        let hint = |ratio| Blame::of(&operation_at(TapPoint::Up, Some(2), ratio)).hint;
+        assert_eq!(hint(None), None);
+        assert_eq!(hint(Some(1.005)), None);
+        assert_eq!(hint(Some(0.995)), None);
+        for (ratio, says) in [(1.02, "1.0200"), (0.5, "0.5000")] {
+            assert!(hint(Some(ratio)).unwrap().contains(&format!("ours is {says} times")));
+        }
+    }
+
+    #[test]
+    fn an_operation_that_ours_lacks_takes_the_blame() {
+        let dir = tempfile::tempdir().unwrap();
+        let row = [0.0; 4];
+        let ours = taps(
+            dir.path(),
+            "ours",
+            &[(TapPoint::AttnNorm, Some(1), row), (TapPoint::AttnOutput, Some(1), row)],
+        );
+        let all = [
+            (TapPoint::AttnSubNorm, Some(0), row),
+            (TapPoint::AttnNorm, Some(1), row),
+            (TapPoint::Attention, Some(1), row),
+            (TapPoint::AttnSubNorm, Some(1), row),
+            (TapPoint::AttnOutput, Some(1), row),
+            (TapPoint::FfnNorm, Some(1), row),
+        ];
+        let other = taps(dir.path(), "other", &all);
+        let operation = operation_at(TapPoint::AttnOutput, Some(1), None);
+        let missing = missing_before(&ours, &other, &operation);
+        assert_eq!(missing, Some(TapPoint::AttnSubNorm), "the last one before it, and in its layer");
+        let first = operation_at(TapPoint::AttnNorm, Some(1), None);
+        assert_eq!(missing_before(&ours, &other, &first), None);
+        let blame = Blame::with_missing(&operation, missing);
+        assert_eq!((blame.point, blame.operation), (TapPoint::AttnSubNorm, "sub-norm after attention"));
+        assert_eq!(blame.tensor.as_deref(), Some("blk.1.attn_sub_norm.weight"));
+        assert_eq!(blame.hint.as_deref(), Some("ours has no such operation"));
+        assert_eq!(Blame::with_missing(&operation, None).point, TapPoint::AttnOutput);
+    }
+
+    #[test]
+    fn what_is_said_names_place_kernel_and_hint() {
+        let mut blame = Blame::of(&operation_at(TapPoint::Attention, Some(4), Some(2.0)));
+        blame.kernels = vec!["a.avx2".into(), "b.avx2".into()];
+        assert_eq!(
+            blame.render(),
+            "layer 4, attention: 1.25e-1 away at position 3; scalar kernels do not, so it is the kernel a.avx2 or b.avx2; \
+             ours is 2.0000 times the other's everywhere: a scale or a norm, not the products"
+        );
+        let blame = Blame::of(&operation_at(TapPoint::FinalNorm, None, None));
+        assert_eq!(
+            blame.render(),
+            "outside the layers, final RMS norm (output_norm.weight): 1.25e-1 away at position 3; \
+             scalar kernels give the same, so it is the graph, the weights or the definition"
+        );
+    }
+
+    #[test]
+    fn tensors_titles_and_inputs_by_the_names_of_the_file() {
+        let named = |point| {
+            tensor(point, Some(0)).map(|name| name["blk.0.".len()..name.len() - ".weight".len()].to_string())
+        };
+        let expected = [
+            (TapPoint::AttnNorm, "attn_norm", "RMS norm before attention"),
+            (TapPoint::Query, "attn_q", "query projection"),
+            (TapPoint::Key, "attn_k", "key projection"),
+            (TapPoint::Value, "attn_v", "value projection"),
+            (TapPoint::AttnSubNorm, "attn_sub_norm", "sub-norm after attention"),
+            (TapPoint::AttnOutput, "attn_output", "output projection of attention"),
+            (TapPoint::FfnNorm, "ffn_norm", "RMS norm before the FFN"),
+            (TapPoint::Gate, "ffn_gate", "gate projection"),
+            (TapPoint::Up, "ffn_up", "up projection"),
+            (TapPoint::FfnSubNorm, "ffn_sub_norm", "sub-norm of the FFN"),
+            (TapPoint::FfnOutput, "ffn_down", "down projection"),
+        ];
+        for (point, name, words) in expected {
+            assert_eq!((named(point).as_deref(), title(point)), (Some(name), words));
+            assert_eq!(tensor(point, None), None);
+        }
+        assert_eq!(tensor(TapPoint::Embedding, None).as_deref(), Some("token_embd.weight"));
+        assert_eq!(tensor(TapPoint::LayerOutput, Some(0)), None);
+        assert_eq!(inputs(TapPoint::Value), [TapPoint::AttnNorm]);
+        assert_eq!(inputs(TapPoint::AttnOutput), [TapPoint::AttnSubNorm, TapPoint::Attention]);
+        assert_eq!(inputs(TapPoint::Gate), [TapPoint::FfnNorm]);
+        assert_eq!(inputs(TapPoint::FfnOutput), [TapPoint::FfnSubNorm, TapPoint::FfnActivation]);
+        assert!(inputs(TapPoint::Attention).is_empty());
+    }
 }

@@ -238,4 +238,115 @@ mod tests {
         let metrics = summary(&positions, &ours, &other, &[0, 1], 1e-3);
         assert_eq!((metrics.top1_agreement, metrics.decided_disagreements), (0.0, 1));
     }
+
+    fn near(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-9, "{a} is not {b}");
+    }
+
+    #[test]
+    fn a_position_by_hand() {
+        let (ours, other) = ([1.0, 2.0, 2.0], [2.0, 0.0, 1.0]);
+        let found = position(&ours, &other);
+        near(found.cosine, 4.0 / (3.0 * 5f64.sqrt()));
+        near(found.relative_l2, (6.0f64 / 5.0).sqrt());
+        near(found.max_abs, 2.0);
+        near(found.kl, 0.6948401779931341);
+        near(found.gap, 1.0);
+        assert_eq!((found.top1, found.top5, found.bit_equal), (false, 1.0, false));
+        // One of the other's five best is not among ours.
+        let ours = [9.0, 8.0, 7.0, 6.0, 0.0, 5.0];
+        let other = [9.0, 8.0, 7.0, 6.0, 5.0, 0.0];
+        let found = position(&ours, &other);
+        assert_eq!((found.top1, found.top5), (true, 0.8));
+        assert_eq!(position(&[1.0], &[1.0]).gap, 0.0, "no second");
+    }
+
+    #[test]
+    fn rows_of_zeros_have_a_distance() {
+        let of = |ours: [f32; 2], other: [f32; 2]| {
+            let Distance { cosine, relative_l2, .. } = distance(&ours, &other);
+            (cosine, relative_l2)
+        };
+        assert_eq!(of([0.0, 0.0], [0.0, 0.0]), (1.0, 0.0));
+        assert_eq!(of([0.0, 0.0], [3.0, 4.0]), (0.0, 1.0));
+        assert!(of([3.0, 4.0], [0.0, 0.0]).1 > 1e300);
+        let far = distance(&[f32::INFINITY, 0.0], &[1.0, 0.0]);
+        assert_eq!((far.cosine, far.relative_l2, far.max_abs), (-1.0, f64::MAX, f64::MAX));
+    }
+
+    #[test]
+    fn a_summary_by_hand() {
+        let ours = Table { values: vec![0.0, 1.0, 1.0, 0.0, 3.0, 4.0], width: 2 };
+        let other = Table { values: vec![0.0, 1.0, 0.5, 1.0, 3.0, 2.0], width: 2 };
+        let positions = positions(&ours, &other).unwrap();
+        let tokens = [0, 1, 0];
+        let metrics = summary(&positions, &ours, &other, &tokens, 0.5);
+        assert_eq!((metrics.positions, metrics.min_cosine_position), (3, 1));
+        near(metrics.min_cosine, 0.5 / 1.25f64.sqrt());
+        near(metrics.max_abs, 2.0);
+        near(metrics.max_relative_l2, positions[1].relative_l2);
+        near(metrics.max_kl, positions.iter().map(|position| position.kl).fold(0.0, f64::max));
+        assert!(metrics.max_kl > 0.0);
+        near(metrics.top1_agreement, 1.0 / 3.0);
+        near(metrics.top5_agreement, 1.0);
+        // The gaps of the two that disagree are 0.5 and 1.
+        assert_eq!(metrics.decided_disagreements, 1);
+        assert_eq!(metrics.bit_equal_positions, 1);
+        near(metrics.perplexity_ours, perplexity(&ours, &tokens));
+        near(metrics.perplexity_other, perplexity(&other, &tokens));
+        assert!(metrics.perplexity_ours < metrics.perplexity_other);
+    }
+
+    #[test]
+    fn nothing_compared_is_no_distance() {
+        let none = Table { values: Vec::new(), width: 0 };
+        assert_eq!(none.rows().count(), 0);
+        let metrics = summary(&[], &none, &none, &[], 0.0);
+        assert_eq!((metrics.positions, metrics.min_cosine, metrics.min_cosine_position), (0, 1.0, 0));
+        assert_eq!((metrics.top1_agreement, metrics.perplexity_ours), (0.0, 1.0));
+    }
+
+    #[test]
+    fn tables_of_other_shapes_are_not_compared() {
+        let table = |count: usize, width: usize| Table { values: vec![0.0; count], width };
+        assert!(positions(&table(6, 2), &table(6, 3)).is_err());
+        let error = positions(&table(6, 2), &table(4, 2)).unwrap_err().to_string();
+        assert_eq!(error, "rows of 2 and 2 logits, 6 and 4 values in all");
+        assert_eq!(positions(&table(6, 2), &table(6, 2)).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_table_is_read_at_its_offset_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("logits");
+        let bytes: Vec<u8> =
+            [9.0f32, 1.0, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        std::fs::write(&path, bytes).unwrap();
+        let table = Table::read(&path, 4, 2, 2).unwrap();
+        assert_eq!(table.rows().collect::<Vec<_>>(), [[1.0, 2.0], [3.0, 4.0]]);
+        let error = Table::read(&path, 8, 2, 2).unwrap_err().to_string();
+        assert!(error.starts_with("reading 4 values at byte 8 of "), "{error}");
+        assert!(
+            Table::read(&dir.path().join("none"), 0, 1, 1).unwrap_err().to_string().starts_with("opening ")
+        );
+    }
+
+    #[test]
+    fn perplexity_and_divergence_by_hand() {
+        let logits = Table { values: vec![0.0, 3f32.ln()], width: 2 };
+        assert!((perplexity(&logits, &[0, 1]) - 4.0 / 3.0).abs() < 1e-6);
+        assert!((perplexity(&logits, &[0, 0]) - 4.0).abs() < 1e-6);
+        assert_eq!(perplexity(&logits, &[0, 7]), f64::INFINITY, "a token that has no logit");
+        let even = [0.0f32, 0.0];
+        let expected = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
+        assert!((kl(&[3f32.ln(), 0.0], &even) - expected).abs() < 1e-6);
+        assert_eq!(kl(&even, &[0.0, f32::NEG_INFINITY]), f64::MAX);
+    }
+
+    #[test]
+    fn of_equal_values_the_first_is_the_best() {
+        assert_eq!(top(&[1.0, 3.0, 3.0, 2.0], 3), [1, 2, 3]);
+        assert_eq!(top(&[1.0, 2.0], 5), [1, 0]);
+        assert_eq!(top(&[1.0, 2.0], 0), [0usize; 0]);
+    }
 }

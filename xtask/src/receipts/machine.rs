@@ -23,7 +23,23 @@ const FEATURES: [&str; 12] = [
 
 pub fn facts() -> Result<MachineFacts> {
     let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("reading {path}"));
-    let cpuinfo = read("/proc/cpuinfo")?;
+    let (cpu, features) = processor(&read("/proc/cpuinfo")?);
+    let caches = (0..8).filter_map(|index| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        cache_bytes(&std::fs::read_to_string(path).ok()?)
+    });
+    Ok(MachineFacts {
+        cpu,
+        features,
+        cpus: std::thread::available_parallelism().map_or(1, usize::from) as u32,
+        last_level_cache: caches.max(),
+        memory_bytes: memory_bytes(&read("/proc/meminfo")?),
+        gpus: Vec::new(),
+    })
+}
+
+/// The name and those of [`FEATURES`] that the first processor of /proc/cpuinfo has.
+fn processor(cpuinfo: &str) -> (String, Vec<String>) {
     let field = |names: &[&str]| {
         let value = |line: &str| {
             let (name, value) = line.split_once(':')?;
@@ -33,40 +49,52 @@ pub fn facts() -> Result<MachineFacts> {
     };
     let flags = field(&["flags", "Features"]);
     let has = |feature: &&str| flags.split_whitespace().any(|flag| flag == *feature);
-    let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
-    let memory = read("/proc/meminfo")?;
-    Ok(MachineFacts {
-        cpu: field(&["model name"]),
-        features: FEATURES.into_iter().filter(has).map(str::to_string).collect(),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from) as u32,
-        last_level_cache: last_level_cache(),
-        memory_bytes: memory.lines().find(|line| line.starts_with("MemTotal:")).and_then(kib).unwrap_or(0)
-            * 1024,
-        gpus: Vec::new(),
-    })
+    (field(&["model name"]), FEATURES.into_iter().filter(has).map(str::to_string).collect())
 }
 
-/// Bytes of the largest cache of the first CPU.
-fn last_level_cache() -> Option<u64> {
-    let size = |index: u32| {
-        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
-        let text = std::fs::read_to_string(path).ok()?;
-        let (digits, unit) = text.trim().split_at(text.trim().len().checked_sub(1)?);
-        let factor = match unit {
-            "K" => 1 << 10,
-            "M" => 1 << 20,
-            _ => return None,
-        };
-        digits.parse::<u64>().ok().map(|count| count * factor)
+/// All memory, from /proc/meminfo, which counts in KiB.
+fn memory_bytes(meminfo: &str) -> u64 {
+    let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    meminfo.lines().find(|line| line.starts_with("MemTotal:")).and_then(kib).unwrap_or(0) * 1024
+}
+
+/// What a `size` file of a cache says, as `512K`.
+fn cache_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (digits, factor) = match (text.strip_suffix('K'), text.strip_suffix('M')) {
+        (Some(digits), _) => (digits, 1 << 10),
+        (_, Some(digits)) => (digits, 1 << 20),
+        _ => return None,
     };
-    (0..8).filter_map(size).max()
+    digits.parse::<u64>().ok().map(|count| count * factor)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn this_machine_has_a_cpu_and_memory() {
-        let facts = super::facts().unwrap();
+        let facts = facts().unwrap();
         assert!(facts.cpus > 0 && facts.memory_bytes > 1 << 28, "{facts:?}");
+    }
+
+    #[test]
+    fn the_first_processor_is_named_with_whole_words() {
+        let text = "processor : 0\nmodel name\t: A CPU @ 2 GHz\nflags\t\t: fpu avx2 fma avx512_vnni_x\n\nprocessor : 1\nmodel name : B\nflags : amx_int8\n";
+        assert_eq!(processor(text), ("A CPU @ 2 GHz".into(), vec!["avx2".into(), "fma".into()]));
+        assert_eq!(processor("Features : fp asimddp i8mm").1, ["asimddp", "i8mm"]);
+        assert_eq!(processor("nothing"), (String::new(), vec![]));
+    }
+
+    #[test]
+    fn sizes_are_bytes() {
+        assert_eq!(memory_bytes("MemFree: 1 kB\nMemTotal:       2048 kB\n"), 2 << 20);
+        assert_eq!(memory_bytes("MemFree: 1 kB\n"), 0);
+        assert_eq!(cache_bytes("512K\n"), Some(512 << 10));
+        assert_eq!(cache_bytes("32M"), Some(32 << 20));
+        assert_eq!(cache_bytes("7G"), None);
+        assert_eq!(cache_bytes(""), None);
+        assert_eq!(cache_bytes("xK"), None);
     }
 }

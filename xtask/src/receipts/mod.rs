@@ -8,3 +8,6 @@ pub mod gates;
 pub mod machine;
 pub mod store;
 pub mod verify;
+
+#[cfg(test)]
+mod tests;

@@ -238,4 +238,63 @@ mod tests {
             "242045e2f1bb37769b514f182fd91b3d215324cb57f187cced1e9c62921dbac3"
         );
     }
+
+    #[test]
+    fn what_says_the_same_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let ctx = ctx(dir.path());
+        let path = write(&ctx, step("model"), &[]).unwrap();
+        let mut old = read(&path).unwrap();
+        old.created_unix = 7;
+        write_to(&path, &old).unwrap();
+        write(&ctx, step("model"), &[]).unwrap();
+        assert_eq!(read(&path).unwrap().created_unix, 7, "its digest is what others name");
+        let facts = BTreeMap::from([("name".to_string(), "other".to_string())]);
+        let body = Body::Step(Box::new(Step { step: "model".into(), facts, files: Vec::new() }));
+        write(&ctx, body, &[]).unwrap();
+        assert!(read(&path).unwrap().created_unix > 7);
+    }
+
+    #[test]
+    fn a_receipt_is_removed_once_and_its_absence_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let ctx = ctx(dir.path());
+        let path = write(&ctx, step("model"), &[]).unwrap();
+        remove(&ctx, "model").unwrap();
+        assert!(!path.exists());
+        remove(&ctx, "model").unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(remove(&ctx, "model").unwrap_err().to_string().starts_with("removing "));
+    }
+
+    #[test]
+    fn parents_are_about_the_same_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let ctx = ctx(dir.path());
+        let facts = |name: &str| FileFacts { name: name.into(), bytes: 1, sha256: name.repeat(64) };
+        let body = |file: &str| {
+            Body::Step(Box::new(Step {
+                step: "model".into(),
+                facts: BTreeMap::new(),
+                files: vec![facts(file)],
+            }))
+        };
+        let path = write(&ctx, body("a"), &[]).unwrap();
+        let found =
+            |model: &str| parents_of(&ctx, &["model", "crossval"], &facts("0"), &facts(model)).unwrap();
+        assert_eq!(found("a"), [path]);
+        assert!(found("b").is_empty());
+    }
+
+    #[test]
+    fn facts_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bin");
+        std::fs::write(&path, "abc").unwrap();
+        let facts = file_facts(&path).unwrap();
+        assert_eq!((facts.name.as_str(), facts.bytes), ("a.bin", 3));
+        // printf abc | sha256sum
+        assert_eq!(facts.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(code_of(&text(dir.path()).unwrap_err()), ExitCode::BadInput, "a folder is no receipt");
+    }
 }

@@ -89,7 +89,7 @@ pub fn verify(ctx: &Ctx, args: &VerifyArgs) -> Result<Verdict> {
 }
 
 /// What the gates together say about the compute.
-fn compute(receipt: &Receipt, gates: &[Outcome]) -> &'static str {
+pub(super) fn compute(receipt: &Receipt, gates: &[Outcome]) -> &'static str {
     let is = |number: u8, wanted: Judgement| {
         gates.iter().any(|outcome| outcome.gate == number && outcome.judgement == wanted)
     };
@@ -251,7 +251,7 @@ fn generate(ctx: &Ctx, binary: &Path, model: &Path, run: &Run, count: usize) -> 
     Ok(output.output_tokens)
 }
 
-fn render(out: &Reporter, verdict: &Verdict) -> String {
+pub(super) fn render(out: &Reporter, verdict: &Verdict) -> String {
     let rows = verdict.gates.iter().map(|outcome| {
         let (state, word) = match outcome.judgement {
             Judgement::Pass => (State::Ok, "pass"),

@@ -169,3 +169,43 @@ fn gpu_code_outside_its_feature_is_seen() {
         ]
     );
 }
+
+#[test]
+fn too_few_property_tests_and_snapshots_are_seen() {
+    let laws = |count: usize| {
+        let test = "    #[test]\n    fn law(x in 0u8..9) { if x > 9 { panic!() } }\n";
+        format!(
+            "#[test]\nfn plain() {{}}\n{} {{\n{}}}\n#[test]\nfn other() {{}}\n",
+            concat!("prop", "test!"),
+            test.repeat(count)
+        )
+    };
+    let (sampling, generation) = (laws(13), laws(7));
+    let files =
+        [("runtime/src/sampling/laws.rs", sampling.as_str()), ("runtime/src/generate/stop.rs", &generation)];
+    let lines = said(floors::floors, &files);
+    assert!(!lines.iter().any(|line| line.contains("of logits")), "{lines:?}");
+    assert!(
+        lines.contains(
+            &"runtime/src/generate/: 7 property tests of generation, at least 8 are wanted; write some (floors)".into()
+        ),
+        "{lines:?}"
+    );
+    assert!(lines.iter().any(|line| line.contains(": 0 snapshots, at least 45")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains(": 0 log-capture tests, at least 3")), "{lines:?}");
+}
+
+/// The counts that docs/reference/assurance.md shows.
+#[test]
+fn the_documented_counts_are_those_of_the_tree() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let tree = Tree::read(&ctx(), root).unwrap();
+    let text = tree.text("docs/reference/assurance.md");
+    for floor in floors::FLOORS {
+        let row = format!("| {} | {} |", floor.name, floor.least);
+        assert!(text.contains(&row), "docs/reference/assurance.md lacks the row '{row}'");
+        assert!(floors::counted(&tree, floor) >= floor.least);
+    }
+    let (snapshots, modules) = floors::snapshots(&tree);
+    assert!(snapshots >= 45 && modules.len() >= 10, "{snapshots} {modules:?}");
+}

@@ -6,7 +6,7 @@
 use super::job::{Failure, Job};
 use super::queue::{FairQueue, Full, QueueLimits};
 use crate::metrics::Metrics;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub struct Inbox {
@@ -73,9 +73,11 @@ impl Inbox {
 
     /// Sleeps until there is a job or a reason to stop.
     pub fn wait(&self) -> Stop {
-        let state = self.lock();
-        let idle = |state: &mut State| state.queue.is_empty() && state.stop == Stop::No;
-        self.wake.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner).stop
+        let mut state = self.lock();
+        while state.queue.is_empty() && state.stop == Stop::No {
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.stop
     }
 
     /// The next job, where it fits.

@@ -11,6 +11,8 @@ pub mod inbox;
 pub mod job;
 mod prefix;
 pub mod queue;
+#[cfg(test)]
+mod queue_tests;
 mod slot;
 #[cfg(test)]
 pub(crate) mod tests;

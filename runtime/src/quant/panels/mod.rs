@@ -139,3 +139,26 @@ impl Layout {
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use ternary::PANEL_GROUPS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_layouts_by_hand() {
+        assert_eq!(SUMS_BYTES, 4096);
+        let ternary = ternary::PANEL_GROUPS * 16 * 40 + 4096;
+        for (layout, name, group, scratch) in [
+            (Layout::Trits, "16 rows x 20 trits", 128, ternary),
+            (Layout::Codes, "16 rows x 16 codes", 192, ternary),
+            (Layout::Q4_0, "16 rows of Q4_0", 2 * 16 * 18, 160),
+            (Layout::Q4_1, "16 rows of Q4_1", 2 * 16 * 20, 160),
+            (Layout::Q8_0, "16 rows of Q8_0", 2 * 16 * 34, 160),
+        ] {
+            assert_eq!(
+                (layout.name(), layout.group_bytes(40), layout.scratch_bytes(40)),
+                (name, group, scratch)
+            );
+        }
+    }
+}
