@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod binary;
 pub mod bug_report;
+pub mod ci;
 pub mod clean;
 pub mod cli;
 pub mod crossval;

@@ -1,0 +1,3 @@
+//! `ci`: the pipeline, defined once in `ci/lanes.toml`.
+
+pub mod lanes;
