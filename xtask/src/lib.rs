@@ -77,6 +77,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Receipt(command) => receipts::verify::run(ctx, command),
         Command::Kernels(command) => kernels::run(ctx, command),
         Command::GpuSmoke(args) => gpu_smoke::run(ctx, args),
+        Command::Ci(args) => ci::run(ctx, args),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }
