@@ -132,25 +132,26 @@ pub fn words(step: &Step, shard: Shard) -> Vec<String> {
 fn one(ctx: &Ctx, lane: &Lane, step: &Step, shard: Shard, lane_start: Instant, dir: &Path) -> StepResult {
     let start = Instant::now();
     let log = dir.join(format!("{}.log", step.name));
-    let outcome = (|| -> Result<()> {
-        // What the lane has left, where that is less than the step may take.
-        let rest = lane.limit.saturating_sub(lane_start.elapsed());
-        if rest.is_zero() {
-            let message = format!("lane {} ran past its limit of {} s", lane.name, lane.limit.as_secs());
-            return Err(Failure::new(ExitCode::Timeout, message).into());
-        }
-        let command = command(ctx, step, shard)?.limit(step.limit.min(rest));
-        let mut progress = ctx.out.progress(format!("{} {}", lane.name, step.name));
-        proc::run(ctx, &command, Stdout::Log, &log, |line| progress.message(line))?
-            .must_succeed(ExitCode::CheckFailed)?;
-        Ok(())
-    })();
-    let (state, detail, code) = match outcome {
+    let (state, detail, code) = match attempt(ctx, lane, step, shard, lane_start, &log) {
         Ok(()) => (StepState::Passed, String::new(), ExitCode::Ok),
         Err(error) => (StepState::Failed, message_of(&error), code_of(&error)),
     };
     let log = log.is_file().then_some(log);
     StepResult { seconds: rounded(start), log, ..result(step, shard, state, detail, code) }
+}
+
+/// Runs a step within its own limit and what the lane has left of its one.
+fn attempt(ctx: &Ctx, lane: &Lane, step: &Step, shard: Shard, lane_start: Instant, log: &Path) -> Result<()> {
+    let rest = lane.limit.saturating_sub(lane_start.elapsed());
+    if rest.is_zero() {
+        let message = format!("lane {} ran past its limit of {} s", lane.name, lane.limit.as_secs());
+        return Err(Failure::new(ExitCode::Timeout, message).into());
+    }
+    let command = command(ctx, step, shard)?.limit(step.limit.min(rest));
+    let mut progress = ctx.out.progress(format!("{} {}", lane.name, step.name));
+    proc::run(ctx, &command, Stdout::Log, log, |line| progress.message(line))?
+        .must_succeed(ExitCode::CheckFailed)?;
+    Ok(())
 }
 
 fn command(ctx: &Ctx, step: &Step, shard: Shard) -> Result<Command> {

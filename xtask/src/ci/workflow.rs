@@ -124,7 +124,7 @@ fn render(lanes: &Lanes, lane: &Lane) -> String {
     );
     let _ = write!(
         text,
-        "      - uses: {}\n        with:\n          path: |\n            ~/.cargo/registry\n            ~/.cache/bitforge/tools\n",
+        "      - uses: {}\n        with:\n          path: |\n            ~/.cargo/registry\n            ~/.cache/bitforge/cargo-tools\n            ~/.cache/bitforge/tools\n",
         action(lanes, "actions/cache")
     );
     for path in &lane.cache {
