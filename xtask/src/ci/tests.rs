@@ -256,7 +256,8 @@ fn stale_and_left_over_workflows_are_named_and_refreshed() {
 fn packages_of_lanes_are_in_the_container() {
     let text = std::fs::read_to_string(root().join("ci/Containerfile")).unwrap();
     let there: Vec<&str> = text.split_whitespace().collect();
-    let lanes = committed().lanes;
+    let Lanes { lanes, toolchain, .. } = committed();
+    assert!(text.contains(&format!("rustup default {toolchain}\n")));
     let missing: BTreeMap<&str, Vec<&String>> = lanes
         .iter()
         .filter(|lane| lane.runner.contains(&"ubuntu-24.04".to_string()))
