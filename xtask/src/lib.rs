@@ -10,6 +10,7 @@ pub mod bench;
 pub mod binary;
 pub mod bug_report;
 pub mod cargo_tool;
+pub mod ci;
 pub mod clean;
 pub mod cli;
 pub mod crossval;
@@ -83,6 +84,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Audit(args) => audit::run(ctx, args),
         Command::Lints(args) => lints::run(ctx, args),
         Command::Mutants(args) => mutants::run(ctx, args),
+        Command::Ci(args) => ci::run(ctx, args),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }
