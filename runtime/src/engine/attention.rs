@@ -18,7 +18,7 @@ use crate::quant::blocks::{BlockQ8_0, blocks};
 use crate::threads::ThreadPool;
 
 /// Pages whose values are added up in one call: partial sums leave their registers only between calls.
-const VALUE_PAGES: usize = 32;
+const VALUE_PAGES: usize = 8;
 /// Pages whose scores are one piece of a tile that is split.
 const PAGES_PER_CALL: usize = 8;
 /// Scores of a tile for the pages of one piece.

@@ -10,6 +10,7 @@ use crate::kernels::KernelSet;
 use crate::kernels::ops::{KeysQ8, Q8_BLOCK, Q8_GROUP, RunQ8};
 use crate::quant::activation::ActivationType;
 use crate::quant::blocks::{BlockQ8_0, blocks};
+use crate::quant::panels::advise_huge_pages;
 use crate::{Error, Result};
 use half::f16;
 
@@ -374,7 +375,9 @@ fn key_scale_place(run: usize, at: usize, block: usize, head_dim: usize) -> usiz
 fn zeroed<T: Clone + Default>(elements: usize) -> Option<Vec<T>> {
     // Asks the allocator first, since `vec!` aborts where it cannot.
     Vec::<T>::new().try_reserve_exact(elements).ok()?;
-    Some(vec![T::default(); elements])
+    let mut memory = vec![T::default(); elements];
+    advise_huge_pages(&mut memory);
+    Some(memory)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 
 const ALIGNMENT: usize = 64;
-/// Allocations from this size on ask for huge pages: streams of weights then miss the TLB 512 times less often.
+/// Allocations from this size on ask for huge pages: streams through them then miss the TLB 512 times less often.
 const HUGE: usize = 1 << 20;
 
 /// A fixed number of bytes, zero at first; untouched pages take no memory.
@@ -26,22 +26,30 @@ impl AlignedBytes {
         // SAFETY: the layout has a size above 0.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = std::ptr::NonNull::new(start) else { handle_alloc_error(layout) };
-        #[cfg(target_os = "linux")]
-        if len >= HUGE {
-            let page = 4096;
-            let skip = start.as_ptr().align_offset(page);
-            let whole = (len - skip) / page * page;
-            // SAFETY: the whole pages inside the allocation just made; the advice changes no contents. Where it is not
-            // taken, small pages do.
-            unsafe { libc::madvise(start.as_ptr().add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
-        }
-        AlignedBytes { start, len }
+        let mut bytes = AlignedBytes { start, len };
+        advise_huge_pages(&mut bytes[..]);
+        bytes
     }
 
     fn layout(len: usize) -> Option<Layout> {
         (len > 0)
             .then(|| Layout::from_size_align(len, ALIGNMENT).expect("a length that fits the address space"))
     }
+}
+
+/// Asks for huge pages where `memory` is large. It changes no contents; where the advice is not taken, small pages do.
+pub fn advise_huge_pages<T>(memory: &mut [T]) {
+    #[cfg(target_os = "linux")]
+    if size_of_val(memory) >= HUGE {
+        let page = 4096;
+        let start = memory.as_mut_ptr().cast::<u8>();
+        let skip = start.align_offset(page);
+        let whole = (size_of_val(memory) - skip) / page * page;
+        // SAFETY: the whole pages inside of a slice that is borrowed exclusively.
+        unsafe { libc::madvise(start.add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 impl Drop for AlignedBytes {

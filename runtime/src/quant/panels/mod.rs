@@ -10,7 +10,7 @@ mod aligned;
 mod nibbles;
 mod ternary;
 
-pub use aligned::AlignedBytes;
+pub use aligned::{AlignedBytes, advise_huge_pages};
 
 use crate::quant::blocks::{BlockQ4_0, BlockQ4_1, BlockQ8_0};
 use crate::tensor::TensorType;

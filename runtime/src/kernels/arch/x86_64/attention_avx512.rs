@@ -43,6 +43,10 @@ fn scores_of<const N: usize>(args: &mut ScoresF16<'_>) {
         let mut keys: [&[[u16; PARTS]]; 4] = [&[]; 4];
         for (i, key) in keys.iter_mut().enumerate() {
             *key = &args.keys[(first + i.min(count - 1)) * d..][..d].as_chunks().0[..blocks];
+            // The hardware's stream of keys ends with every 4 KiB.
+            for line in 0..d / 32 {
+                super::simd512::prefetch(key.as_ptr().cast::<u8>().wrapping_add(4096 + line * 64));
+            }
         }
         let mut sums = half_of_products::<N, 0>(&queries, &keys);
         let second = half_of_products::<N, 1>(&queries, &keys);
