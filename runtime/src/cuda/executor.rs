@@ -15,7 +15,7 @@ use super::params::Cache;
 use super::step::{self, Steps};
 use super::team::Team;
 use super::weights::{DeviceModel, Layers};
-use crate::engine::batch::{Candidate, Rule};
+use crate::engine::batch::Rule;
 use crate::engine::pages::{PAGE, PageCopy, PageTable, PageUse, SequenceId};
 use crate::engine::{Answer, Batch, Sequences, Want};
 use crate::gpu::plan::{Segment, bucket, segments};
@@ -27,8 +27,9 @@ use bitforge_schema::protocol::KernelCount;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
+mod answers;
+mod measure;
 mod steps;
 
 /// Rows of one batch.
@@ -308,23 +309,6 @@ impl Executor {
         self.graphs[&key].launch()
     }
 
-    /// Median nanoseconds of a graph, of several launches in a row.
-    fn time_of(&self, graph: &Captured) -> Result<u64> {
-        const ROUNDS: usize = 20;
-        const LAUNCHES: u32 = 8;
-        let mut times = Vec::with_capacity(ROUNDS);
-        for round in 0..=ROUNDS {
-            let started = Instant::now();
-            (0..LAUNCHES).try_for_each(|_| graph.launch())?;
-            self.device.synchronize()?;
-            if round > 0 {
-                times.push(started.elapsed().as_nanos() as u64 / u64::from(LAUNCHES));
-            }
-        }
-        times.sort_unstable();
-        Ok(times[ROUNDS / 2])
-    }
-
     /// Counts `rows` rows that went through the layers and `logits` that went through the head.
     fn count(&mut self, rows: usize, logits: usize, passes: usize) {
         let shard = &self.model.shard;
@@ -345,74 +329,6 @@ impl Executor {
         );
         let head_bytes = weights.saturating_sub(layer_bytes).max(compact);
         self.counts.add("head.cuda", logits as u64, (head * logits) as u64, head_bytes * logits as u64);
-    }
-
-    /// Answers rows `wanted` of the hidden states, whose batch started a launch before.
-    fn answer(
-        &mut self,
-        wanted: &[(usize, Want)],
-        already: bool,
-        answer: &mut dyn FnMut(usize, Answer<'_>),
-    ) -> Result<()> {
-        let vocab = self.model.vocab;
-        let mut index = 0;
-        while index < wanted.len() {
-            // Consecutive rows go through the head together.
-            let first = wanted[index].0;
-            let most = LOGITS_ROWS.min(wanted.len() - index);
-            let count = (0..most).take_while(|i| wanted[index + i].0 == first + i).count();
-            if !already {
-                self.forward().head(first, count)?;
-            }
-            let rows = &wanted[index..index + count];
-            let below = greedy_below(rows).map(|below| below.min(vocab));
-            if let (Some(below), false) = (below, already) {
-                self.forward().choose(count, below)?;
-            }
-            match below {
-                Some(below) if !already || below == vocab => {
-                    let mut best = vec![0u32; 2 * count];
-                    self.device.read(&self.buffers.pairs, 0, &mut best)?;
-                    for ((row, _), pair) in rows.iter().zip(best.chunks_exact(2)) {
-                        let best = Candidate { id: pair[1], logit: f32::from_bits(pair[0]) };
-                        answer(*row, Answer::Best(&[best]));
-                    }
-                }
-                _ => {
-                    self.read_logits(count)?;
-                    for ((row, _), logits) in rows.iter().zip(self.logits.chunks_exact(vocab)) {
-                        answer(*row, Answer::Logits(logits));
-                    }
-                }
-            }
-            index += count;
-        }
-        Ok(())
-    }
-
-    /// Brings the logits [count, vocab] here, from all devices.
-    fn read_logits(&mut self, count: usize) -> Result<()> {
-        let (vocab, shard) = (self.model.vocab, &self.model.shard);
-        if self.team.is_none() {
-            self.logits.resize(count * vocab, 0.0);
-            return self.device.read(&self.buffers.logits, 0, &mut self.logits);
-        }
-        self.forward().gather_logits(count)?;
-        if shard.rank > 0 {
-            // Only the first rank answers.
-            self.logits.clear();
-            return self.device.synchronize();
-        }
-        let mut all = vec![0u32; shard.ranks * count * shard.vocab.slice];
-        self.device.read(&self.buffers.all_logits, 0, &mut all)?;
-        self.logits.clear();
-        for row in 0..count {
-            for (rank, part) in all.chunks_exact(count * shard.vocab.slice).enumerate() {
-                let columns = shard.vocab.columns(rank);
-                self.logits.extend(part[row * columns..][..columns].iter().map(|bits| f32::from_bits(*bits)));
-            }
-        }
-        Ok(())
     }
 
     fn evaluate_rows(
@@ -625,31 +541,11 @@ impl Accelerator for Executor {
     }
 
     fn communication(&mut self, rows: usize) -> Result<Option<Communication>> {
-        if self.team.is_none() {
-            return Ok(None);
-        }
-        let stream = Arc::clone(&self.device.stream);
-        let graph = Captured::of(&stream, || {
-            let forward = Forward { extent: Extent::Communication, ..self.forward() };
-            forward.layers(rows, &[Segment::Decode { first: 0, count: rows }], 1)?;
-            forward.head(0, rows)?;
-            forward.choose(rows, self.model.vocab)
-        })?;
-        let bytes = self.model.shard.bytes_per_step(self.model.config.layers, rows);
-        Ok(Some(Communication { bytes, nanoseconds: self.time_of(&graph)? }))
+        self.measure_communication(rows)
     }
 
     fn time_products(&mut self) -> Result<Option<ProductTimes>> {
-        let (Some(steps), Layers::Packed(packed)) = (&self.steps, &self.model.layers) else {
-            return Ok(None);
-        };
-        let on = self.on();
-        let [chained_ns, apart_ns] = [step::Order::Chained, step::Order::Apart].map(|order| {
-            let graph = steps.products(&on, 1, order)?;
-            self.time_of(&graph)
-        });
-        let weight_bytes = packed.weights.slice.len() as u64;
-        Ok(Some(ProductTimes { chained_ns: chained_ns?, apart_ns: apart_ns?, weight_bytes }))
+        self.measure_products()
     }
 
     fn kernel_counts(&self) -> Vec<KernelCount> {

@@ -3,13 +3,13 @@
 //! In: rows whose tokens, positions and pages were written to [`Buffers`]. Out: logits or best tokens in the buffers.
 //! Everything is launched on one stream, in order, so it can be captured into a graph. Where several devices share the model,
 //! each has columns of every vector, and a vector is gathered before it is normed: the kernel that norms and quantizes
-//! whole rows then does on every device what it would do on one. Deliberately absent: sequences and pages (see
+//! whole rows then does on every device what it would do on one ([`exchange`]). Deliberately absent: sequences and pages (see
 //! [`super::executor`]), and the split itself (see [`crate::gpu::shard`]).
 
 use super::driver::{Buffer, Device};
 use super::kernels::{Kernels, Shape};
-use super::nccl::{Communicator, Kind};
-use super::params::{Attend, Cache, Gemm, NormRow, Product, RopeStore, RowPlaces, TeamRows};
+use super::nccl::Communicator;
+use super::params::{Attend, Cache, Gemm, Product, RopeStore, RowPlaces};
 use super::weights::{DeviceModel, Head, Layers, Norms, Packed, Plain};
 use crate::Result;
 use crate::gpu::plan::{Segment, runs};
@@ -17,6 +17,9 @@ use crate::gpu::shard::Split;
 use crate::model::{HiddenActivation, RopePairing};
 use crate::quant::activation::ActivationType;
 use crate::tensor::TensorType;
+use exchange::PART;
+
+mod exchange;
 
 /// Rows whose logits are computed together.
 pub const LOGITS_ROWS: usize = 64;
@@ -24,10 +27,6 @@ pub const LOGITS_ROWS: usize = 64;
 const PARTIAL: usize = 4 * 128 + 8;
 /// Partial results that there is memory for.
 const PARTIALS: usize = 8192;
-/// Words of 64 bits of a `Part` in kernels/team.cu.
-const PART: usize = 3;
-/// From so many rows on vectors are gathered as int8, in two steps; fewer are gathered as they are, in one.
-const MANY: usize = 65;
 /// Query heads of one KV head that attention takes together.
 const GROUP: usize = 4;
 
@@ -392,131 +391,8 @@ impl Forward<'_> {
         self.plain("best_pair", (1, 1, 1), LOGITS_ROWS as u32, 0, &[all, b.best.at, b.pairs.at], &numbers)
     }
 
-    /// The logits of `count` rows of all devices, one device after the other: [ranks, count, its rows of the head].
-    pub fn gather_logits(&self, count: usize) -> Result<()> {
-        let b = self.buffers;
-        self.gather(b.logits.at, count * self.model.shard.vocab.slice, b.all_logits.at).map(drop)
-    }
-
-    /// Puts `count` words from `from` of every device at `to`; where there is one device, they stay where they are.
-    fn gather(&self, from: u64, count: usize, to: u64) -> Result<u64> {
-        self.gather_kind(from, count, to, Kind::Word)
-    }
-
-    /// As [`Self::gather`], of `count` elements.
-    fn gather_kind(&self, from: u64, count: usize, to: u64, kind: Kind) -> Result<u64> {
-        let Some(team) = self.team else { return Ok(from) };
-        // SAFETY: 1. buffers of what is gathered are made for whole slices of every rank. 2. Ranks evaluate the same batches
-        // with the same code.
-        unsafe { team.all_gather(&self.device.stream, from, to, count, kind)? };
-        Ok(to)
-    }
-
     fn activation(&self) -> i32 {
         (self.model.config.activation == HiddenActivation::SquaredRelu).into()
-    }
-
-    /// Normalises `m` rows and packs them for products: int8 for packed matrices, or the values that a type leaves.
-    fn norm(
-        &self,
-        x: u64,
-        weight: Option<usize>,
-        split: Split,
-        m: usize,
-        activation: ActivationType,
-        packed: bool,
-    ) -> Result<()> {
-        let b = self.buffers;
-        if packed {
-            if self.team.is_some() && m >= MANY && split.slice.is_multiple_of(64) {
-                return self.quantize_together(x, weight, split, m);
-            }
-            let weight = weight.map_or(0, |at| self.model.vectors.address(at));
-            return self.norm_row(x, weight, split, m, 1, b.quants.at);
-        }
-        self.norm_at(
-            x,
-            weight.map_or(0, |at| self.model.vectors.address(at)),
-            split,
-            m,
-            activation,
-            b.values.at,
-        )
-    }
-
-    fn norm_at(
-        &self,
-        x: u64,
-        weight: u64,
-        split: Split,
-        m: usize,
-        activation: ActivationType,
-        out: u64,
-    ) -> Result<()> {
-        let packing = match activation {
-            ActivationType::F32 => 0,
-            ActivationType::F16 => 2,
-            ActivationType::BF16 => 3,
-            ActivationType::I8Token => 4,
-            ActivationType::Q8_0 | ActivationType::Q8_1 => 5,
-            ActivationType::Q8K => 6,
-        };
-        self.norm_row(x, weight, split, m, packing, out)
-    }
-
-    /// As the norm of packed rows, of many rows: ranks quantize their own columns, and quants are gathered (kernels/team.cu).
-    fn quantize_together(&self, x: u64, weight: Option<usize>, split: Split, m: usize) -> Result<()> {
-        let (b, shard) = (self.buffers, &self.model.shard);
-        let here = split.range(shard.rank);
-        let params = TeamRows {
-            x,
-            weight: weight.map_or(0, |at| self.model.vectors.at + 4 * (at + here.start) as u64),
-            part: b.parts.at,
-            parts: b.parts.address(m * PART),
-            quants: b.slice_quants.at,
-            slices: b.gathered.at,
-            rows: b.quants.at,
-            scales: b.token_scales.at,
-            sums: b.sums.at,
-            width: split.total as i32,
-            slice: split.slice as i32,
-            columns: here.len() as i32,
-            ranks: shard.ranks as i32,
-            eps: self.model.config.rms_eps,
-            spare: 0,
-        };
-        let shape = Shape::new((m, 1, 1), 256, 0);
-        self.launch("team_stats", shape, &params)?;
-        self.gather(params.part, 2 * PART * m, params.parts)?;
-        self.launch("team_quantize", shape, &params)?;
-        self.gather_kind(params.quants, m * split.slice, params.slices, Kind::Byte)?;
-        self.launch("team_collect", shape, &params)
-    }
-
-    /// Gathers `m` rows of which every device has some columns, norms and packs them.
-    fn norm_row(&self, x: u64, weight: u64, split: Split, m: usize, packing: i32, out: u64) -> Result<()> {
-        let (b, width) = (self.buffers, split.total);
-        let params = NormRow {
-            x: self.gather(x, m * split.slice, b.gathered.at)?,
-            weight,
-            quants: out,
-            scales: if packing >= 5 { b.steps.at } else { b.token_scales.at },
-            sums: b.sums.at,
-            values: out,
-            offsets: if packing == 5 { b.offsets.at } else { 0 },
-            width: width as i32,
-            packing,
-            eps: self.model.config.rms_eps,
-            slice: if self.team.is_some() { split.slice as i32 } else { 0 },
-        };
-        let threads = if width > 4096 {
-            1024
-        } else if width > 1024 {
-            512
-        } else {
-            256
-        };
-        self.launch("norm_row", Shape::new((m, 1, 1), threads, 4 * width), &params)
     }
 
     /// A product with packed weights, by the kernel that fits the number of rows.

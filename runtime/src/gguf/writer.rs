@@ -169,8 +169,7 @@ impl<'a> GgufWriter<'a> {
         };
         std::thread::scope(|scope| {
             let running: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(write_some)).collect();
-            let outcomes = running.into_iter().map(|thread| thread.join().expect("sources do not panic"));
-            outcomes.fold(Ok(()), |all, one| all.and(one))
+            running.into_iter().try_for_each(|thread| thread.join().expect("sources do not panic"))
         })?;
         Ok(file_len)
     }

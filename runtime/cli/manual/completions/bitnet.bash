@@ -217,7 +217,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__bench)
-            opts="-m -t -r -h --model --no-mmap --threads --activation-quant --kernels --device --i2s-layout --tl-config --code-map --kv --head --pp --tg --depth --sequences --repetitions --json --help"
+            opts="-m -t -r -h --model --no-mmap --threads --activation-quant --kernels --device --tensor-parallel --i2s-layout --tl-config --code-map --kv --head --pp --tg --depth --sequences --products --repetitions --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -249,6 +249,10 @@ _bitnet() {
                     ;;
                 --device)
                     COMPREPLY=($(compgen -W "auto cpu gpu cuda hip metal" -- "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --i2s-layout)
@@ -303,7 +307,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__chat)
-            opts="-m -t -n -c -h --model --no-mmap --threads --activation-quant --kernels --device --i2s-layout --tl-config --code-map --kv --head --chat --system --max-tokens --ctx-size --stop --metrics --load --no-history --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --top-k --top-p --min-p --temperature --seed --help"
+            opts="-m -t -n -c -h --model --no-mmap --threads --activation-quant --kernels --device --tensor-parallel --i2s-layout --tl-config --code-map --kv --head --chat --system --max-tokens --ctx-size --stop --metrics --load --no-history --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --top-k --top-p --min-p --temperature --seed --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -335,6 +339,10 @@ _bitnet() {
                     ;;
                 --device)
                     COMPREPLY=($(compgen -W "auto cpu gpu cuda hip metal" -- "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --i2s-layout)
@@ -505,7 +513,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__evaluate)
-            opts="-m -t -c -h --model --no-mmap --threads --activation-quant --kernels --device --i2s-layout --tl-config --code-map --kv --head --ctx-size --sequences --help"
+            opts="-m -t -c -h --model --no-mmap --threads --activation-quant --kernels --device --tensor-parallel --i2s-layout --tl-config --code-map --kv --head --ctx-size --sequences --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -537,6 +545,10 @@ _bitnet() {
                     ;;
                 --device)
                     COMPREPLY=($(compgen -W "auto cpu gpu cuda hip metal" -- "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --i2s-layout)
@@ -977,7 +989,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__kernels)
-            opts="-h --kernels --device --check-device --replay --lab --tune --columns --rows --count --threads --rounds --json --help"
+            opts="-h --kernels --device --check-device --check-team --tensor-parallel --replay --lab --tune --columns --rows --count --threads --rounds --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -992,6 +1004,14 @@ _bitnet() {
                     return 0
                     ;;
                 --check-device)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --check-team)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1057,7 +1077,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__logits)
-            opts="-m -t -o -h --model --no-mmap --threads --activation-quant --kernels --device --i2s-layout --tl-config --code-map --kv --head --tokens --out --json --help"
+            opts="-m -t -o -h --model --no-mmap --threads --activation-quant --kernels --device --tensor-parallel --i2s-layout --tl-config --code-map --kv --head --tokens --out --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1089,6 +1109,10 @@ _bitnet() {
                     ;;
                 --device)
                     COMPREPLY=($(compgen -W "auto cpu gpu cuda hip metal" -- "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --i2s-layout)
@@ -1451,7 +1475,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__perplexity)
-            opts="-m -t -f -c -h --model --no-mmap --threads --activation-quant --kernels --device --i2s-layout --tl-config --code-map --kv --head --file --ctx-size --chunks --json --help"
+            opts="-m -t -f -c -h --model --no-mmap --threads --activation-quant --kernels --device --tensor-parallel --i2s-layout --tl-config --code-map --kv --head --file --ctx-size --chunks --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1483,6 +1507,10 @@ _bitnet() {
                     ;;
                 --device)
                     COMPREPLY=($(compgen -W "auto cpu gpu cuda hip metal" -- "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --i2s-layout)
@@ -1579,7 +1607,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__run)
-            opts="-m -t -p -f -n -c -h --model --no-mmap --threads --activation-quant --kernels --device --i2s-layout --tl-config --code-map --kv --head --prompt --prompt-file --prompt-tokens --chat --system --max-tokens --ctx-size --context-shift --prompt-lookup --stop --stop-token --ignore-eos --json --receipt --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --top-k --top-p --min-p --temperature --seed --help"
+            opts="-m -t -p -f -n -c -h --model --no-mmap --threads --activation-quant --kernels --device --tensor-parallel --i2s-layout --tl-config --code-map --kv --head --prompt --prompt-file --prompt-tokens --chat --system --max-tokens --ctx-size --context-shift --prompt-lookup --stop --stop-token --ignore-eos --json --receipt --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --top-k --top-p --min-p --temperature --seed --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1611,6 +1639,10 @@ _bitnet() {
                     ;;
                 --device)
                     COMPREPLY=($(compgen -W "auto cpu gpu cuda hip metal" -- "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --i2s-layout)
@@ -1741,7 +1773,7 @@ _bitnet() {
             return 0
             ;;
         bitnet__subcmd__serve)
-            opts="-m -t -c -n -h --model --no-mmap --threads --activation-quant --kernels --device --i2s-layout --tl-config --code-map --kv --head --host --port --alias --chat --ctx-size --parallel --kv-sequences --prefix-cache --queue --queue-per-client --max-tokens --max-choices --api-key-file --open-to-all --cors-origin --tls-cert --tls-key --request-timeout --drain-timeout --client-timeout --max-body --max-connections --log-prompts --no-metrics --json --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --top-k --top-p --min-p --temperature --seed --help"
+            opts="-m -t -c -n -h --model --no-mmap --threads --activation-quant --kernels --device --tensor-parallel --i2s-layout --tl-config --code-map --kv --head --host --port --alias --chat --ctx-size --parallel --replicas --kv-sequences --prefix-cache --queue --queue-per-client --max-tokens --max-choices --api-key-file --open-to-all --cors-origin --tls-cert --tls-key --request-timeout --drain-timeout --client-timeout --max-body --max-connections --log-prompts --no-metrics --json --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --top-k --top-p --min-p --temperature --seed --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1773,6 +1805,10 @@ _bitnet() {
                     ;;
                 --device)
                     COMPREPLY=($(compgen -W "auto cpu gpu cuda hip metal" -- "${cur}"))
+                    return 0
+                    ;;
+                --tensor-parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --i2s-layout)
@@ -1820,6 +1856,10 @@ _bitnet() {
                     return 0
                     ;;
                 --parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replicas)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -54,6 +54,7 @@ gpu\t''
 cuda\t''
 hip\t''
 metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand run" -l tensor-parallel -d 'GPUs that share the model, through NCCL: each holds its part of every matrix' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand run" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
 arm\t''
 row4\t''"
@@ -103,6 +104,7 @@ gpu\t''
 cuda\t''
 hip\t''
 metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand chat" -l tensor-parallel -d 'GPUs that share the model, through NCCL: each holds its part of every matrix' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand chat" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
 arm\t''
 row4\t''"
@@ -146,6 +148,7 @@ gpu\t''
 cuda\t''
 hip\t''
 metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l tensor-parallel -d 'GPUs that share the model, through NCCL: each holds its part of every matrix' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
 arm\t''
 row4\t''"
@@ -165,6 +168,7 @@ llama3-chat\t''
 gguf\t''"
 complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -s c -l ctx-size -d 'Positions of each answer with its prompt (default: what the model was trained for, 4096 at most)' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l parallel -d 'Answers that are computed side by side' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l replicas -d 'Engines side by side behind one queue, each with its share of the threads, or with GPUs of its own; --parallel and --kv-sequences are of each' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l kv-sequences -d 'The KV cache has room for so many answers of full length, or for more that are shorter' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l prefix-cache -d 'Beginnings of prompts that are kept for later ones; 0 keeps none' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand serve" -l queue -d 'Requests that may wait, all clients together; more get 429' -r
@@ -219,6 +223,7 @@ gpu\t''
 cuda\t''
 hip\t''
 metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand logits" -l tensor-parallel -d 'GPUs that share the model, through NCCL: each holds its part of every matrix' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand logits" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
 arm\t''
 row4\t''"
@@ -244,6 +249,7 @@ gpu\t''
 cuda\t''
 hip\t''
 metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand evaluate" -l tensor-parallel -d 'GPUs that share the model, through NCCL: each holds its part of every matrix' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand evaluate" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
 arm\t''
 row4\t''"
@@ -274,6 +280,7 @@ gpu\t''
 cuda\t''
 hip\t''
 metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l tensor-parallel -d 'GPUs that share the model, through NCCL: each holds its part of every matrix' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
 arm\t''
 row4\t''"
@@ -371,6 +378,7 @@ gpu\t''
 cuda\t''
 hip\t''
 metal\t''"
+complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -l tensor-parallel -d 'GPUs that share the model, through NCCL: each holds its part of every matrix' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -l i2s-layout -d 'How I2_S weights are packed, which the file does not say' -r -f -a "x86\t''
 arm\t''
 row4\t''"
@@ -386,6 +394,7 @@ complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -l depth -d 'Genera
 complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -l sequences -d 'Generate in so many sequences at once, in empty contexts' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -s r -l repetitions -d 'Samples of each, after one that is not counted' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -l no-mmap -d 'Read the file into memory instead of mapping it'
+complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -l products -d 'Also time the products of all layers alone, one row, from weights that no cache holds (on an H100)'
 complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -l json -d 'Print one JSON object'
 complete -c bitnet -n "__fish_bitnet_using_subcommand bench" -s h -l help -d 'Print help'
 complete -c bitnet -n "__fish_bitnet_using_subcommand kernels" -l kernels -d 'Select as if this had been given to `run`' -r
@@ -396,6 +405,8 @@ cuda\t''
 hip\t''
 metal\t''"
 complete -c bitnet -n "__fish_bitnet_using_subcommand kernels" -l check-device -d 'Instead, run every GPU kernel on random inputs of this many random shapes and compare it with its definition; exit code 9 where one is wrong' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand kernels" -l check-team -d 'Instead, compute this model on --tensor-parallel GPUs and on one, and compare; exit code 9 where they differ in a bit' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand kernels" -l tensor-parallel -d 'GPUs that --check-team takes' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand kernels" -l replay -d 'Instead, compute one row of a matrix product from this file with every kernel that this CPU runs; exit code 9 where they differ in a bit' -r -F
 complete -c bitnet -n "__fish_bitnet_using_subcommand kernels" -l lab -d 'Instead, check every kernel for weights of this type against the scalar definition and time them in turns' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand kernels" -l tune -d 'Instead, time the kernels for the shapes of this model, and write a profile that later runs on this CPU with this binary load' -r
