@@ -27,6 +27,7 @@ pub mod proc;
 pub mod python;
 pub mod receipts;
 pub mod reference;
+pub mod release;
 pub mod report;
 pub mod symbols;
 pub mod test;
@@ -76,6 +77,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Receipt(command) => receipts::verify::run(ctx, command),
         Command::Kernels(command) => kernels::run(ctx, command),
         Command::GpuSmoke(args) => gpu_smoke::run(ctx, args),
+        Command::Release(command) => release::run(ctx, command),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }
