@@ -67,6 +67,9 @@ pub enum Command {
     Mutants(crate::mutants::MutantsArgs),
     /// Run a lane of the pipeline (ci/lanes.toml) here as CI does, list them, or write the workflows.
     Ci(crate::ci::CiArgs),
+    /// Plan, build, verify and compare releases: archives, wheels, their provenance; release notes.
+    #[command(subcommand)]
+    Release(crate::release::ReleaseCommand),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.

@@ -32,6 +32,7 @@ pub mod proc;
 pub mod python;
 pub mod receipts;
 pub mod reference;
+pub mod release;
 pub mod report;
 pub mod symbols;
 pub mod test;
@@ -85,6 +86,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Lints(args) => lints::run(ctx, args),
         Command::Mutants(args) => mutants::run(ctx, args),
         Command::Ci(args) => ci::run(ctx, args),
+        Command::Release(command) => release::run(ctx, command),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }

@@ -16,6 +16,7 @@ mod hardening;
 mod json;
 mod model;
 mod open;
+pub mod place;
 mod table;
 #[cfg(test)]
 mod tests;
