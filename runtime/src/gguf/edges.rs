@@ -176,7 +176,7 @@ fn lists_know_whether_they_are_empty_and_floats_are_narrowed() {
     assert!(array(&[]).is_empty() && !array(&[0]).is_empty());
     let mut writer = GgufWriter::new();
     writer.meta("wide", vec![0.5f64, -2.0]).meta("huge", vec![1e300f64]);
-    let gguf = Gguf::from_bytes("x.gguf", &bytes_of(writer)).unwrap();
+    let gguf = Gguf::from_bytes("x.gguf", bytes_of(writer)).unwrap();
     assert_eq!(gguf.f32s("wide").unwrap(), [0.5, -2.0]);
     assert!(message(gguf.f32s("huge")).contains("expected an array of floats"));
 }

@@ -107,9 +107,12 @@ fn gate(receipt: &Value, number: u8, evidence: &Evidence) -> (Judgement, String)
     (found.judgement, found.detail)
 }
 
+/// What is set in a receipt, the judgement it gets, and a part of the reason.
+type Case<'a> = (&'a [(&'a str, Value)], Judgement, &'a str);
+
 /// Edits of a receipt and what the gate then says.
 #[track_caller]
-fn expect(base: &Value, number: u8, cases: &[(&[(&str, Value)], Judgement, &str)]) {
+fn expect(base: &Value, number: u8, cases: &[Case<'_>]) {
     let nowhere = tempfile::tempdir().unwrap();
     let evidence = evidence(nowhere.path());
     for (edits, judgement, says) in cases {
@@ -305,7 +308,7 @@ fn gate_5_weights_are_not_read_faster_than_memory_can() {
                 NotApplicable,
                 "8900 bytes of weights",
             ),
-            (&[cache.clone()], CouldNotCheck, "no bandwidth was sampled"),
+            (std::slice::from_ref(&cache), CouldNotCheck, "no bandwidth was sampled"),
             (
                 &[cache.clone(), peak(8.5e9), ("/body/work/decode_ns", json!(0))],
                 CouldNotCheck,
