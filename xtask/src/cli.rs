@@ -59,6 +59,9 @@ pub enum Command {
     Kernels(crate::kernels::KernelsCommand),
     /// Compile the GPU kernels and every combination of features; where there is a GPU, compare it with the CPU.
     GpuSmoke(crate::gpu_smoke::GpuSmoke),
+    /// Fuzz what reads strangers' files, text and requests, with the laws that every input must keep.
+    #[command(subcommand)]
+    Fuzz(crate::fuzz::FuzzCommand),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.

@@ -17,6 +17,7 @@ pub mod engine;
 pub mod eval;
 pub mod exit;
 pub mod fixtures;
+pub mod fuzz;
 pub mod gpu_smoke;
 pub mod kernels;
 pub mod lock;
@@ -76,6 +77,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Receipt(command) => receipts::verify::run(ctx, command),
         Command::Kernels(command) => kernels::run(ctx, command),
         Command::GpuSmoke(args) => gpu_smoke::run(ctx, args),
+        Command::Fuzz(command) => fuzz::run(ctx, command),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }

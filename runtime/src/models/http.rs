@@ -314,7 +314,7 @@ pub fn read_fault(error: &std::io::Error, remote: &Remote) -> Fault {
 }
 
 /// Seconds, or a date of the form `Wed, 21 Oct 2015 07:28:00 GMT`.
-fn retry_after(text: &str) -> Option<Duration> {
+pub fn retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
@@ -354,7 +354,7 @@ pub fn origin(url: &str) -> Option<String> {
 }
 
 /// The URL that `location` means on the page `base`.
-fn join(base: &str, location: &str) -> Option<String> {
+pub fn join(base: &str, location: &str) -> Option<String> {
     if location.chars().any(|c| c.is_control() || c == ' ') || location.is_empty() {
         return None;
     }

@@ -58,6 +58,12 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "where `cargo xtask kernels build --cuda` puts the compiled CUDA kernels and a build with --features cuda takes them from (default: target/cuda-kernels)",
     },
     Variable {
+        name: "BITNET_FUZZ_TARGET",
+        read_by: "tools/fuzz",
+        value: "a name that `cargo xtask fuzz list` prints",
+        meaning: "what the fuzz binary gives its inputs to",
+    },
+    Variable {
         name: "BITNET_GPU_FAKE",
         read_by: "bitnet",
         value: "none, or NAME or NAME=COUNT separated by commas (cuda, hip, metal)",
