@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 const CORPORA: &str = "fixtures/fuzz";
 /// Bytes of committed inputs of one target at most.
 const CORPUS_BYTES: u64 = 100_000;
+/// And of them so many at most.
+const CORPUS_FILES: usize = 100;
 
 #[derive(clap::Subcommand, Debug)]
 pub enum FuzzCommand {
@@ -180,7 +182,7 @@ fn cmin(ctx: &Ctx, args: &Targets) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// Puts the smallest files of `from`, up to [`CORPUS_BYTES`], in place of the files of `to`.
+/// Puts the smallest files of `from`, up to [`CORPUS_BYTES`] and [`CORPUS_FILES`], in place of the files of `to`.
 fn replace(from: &Path, to: &Path) -> Result<(usize, u64)> {
     let reading = || format!("reading {}", from.display());
     let mut files = Vec::new();
@@ -194,7 +196,7 @@ fn replace(from: &Path, to: &Path) -> Result<(usize, u64)> {
     }
     let (mut count, mut size) = (0, 0);
     for (len, name) in files {
-        if size + len > CORPUS_BYTES {
+        if size + len > CORPUS_BYTES || count == CORPUS_FILES {
             break;
         }
         std::fs::copy(from.join(&name), to.join(&name))

@@ -165,7 +165,7 @@ pub fn raw(data: &[u8]) -> Option<u16> {
         reply.status
     });
     let health =
-        parse(&exchange(server(), b"GET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n", true));
+        parse(&exchange(server(), b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", true));
     assert_eq!(health.map(|reply| reply.status), Some(200), "the server is well");
     status
 }
@@ -176,7 +176,7 @@ pub fn body(data: &[u8]) {
     let path = if input.byte() & 1 == 0 { "/v1/chat/completions" } else { "/v1/completions" };
     let body = input.rest();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
     let answer = exchange(server(), &[head.as_bytes(), body].concat(), true);

@@ -221,9 +221,9 @@ fn hub() -> Vec<Vec<u8>> {
 /// Requests as they are on the wire.
 pub fn requests() -> Vec<Vec<u8>> {
     let get =
-        |path: &str| format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").into_bytes();
+        |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes();
     let post = |path: &str, body: &str| {
-        let (host, json) = ("host: h\r\nconnection: close", "content-type: application/json");
+        let (host, json) = ("host: localhost\r\nconnection: close", "content-type: application/json");
         format!("POST {path} HTTP/1.1\r\n{host}\r\n{json}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
             .into_bytes()
     };
@@ -243,11 +243,11 @@ pub fn requests() -> Vec<Vec<u8>> {
     all.extend(CHATS.iter().map(|body| post("/v1/chat/completions", body)));
     all.extend(COMPLETIONS.iter().map(|body| post("/v1/completions", body)));
     all.push(post("/v1/embeddings", r#"{"input":"x"}"#));
-    all.push(b"POST /v1/completions HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n10\r\n{\"prompt\":\"abcd\"\r\n1\r\n}\r\n0\r\n\r\n".to_vec());
-    all.push(b"OPTIONS /v1/models HTTP/1.1\r\nhost: h\r\norigin: http://x\r\naccess-control-request-method: GET\r\n\r\n".to_vec());
+    all.push(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n10\r\n{\"prompt\":\"abcd\"\r\n1\r\n}\r\n0\r\n\r\n".to_vec());
+    all.push(b"OPTIONS /v1/models HTTP/1.1\r\nhost: localhost\r\norigin: http://x\r\naccess-control-request-method: GET\r\n\r\n".to_vec());
     all.push(b"GET /health HTTP/1.0\r\n\r\n".to_vec());
     all.push(
-        b"GET /health HTTP/1.1\r\nhost: h\r\n\r\nGET /ready HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\nGET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
             .to_vec(),
     );
     all
