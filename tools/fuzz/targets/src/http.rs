@@ -164,8 +164,11 @@ pub fn raw(data: &[u8]) -> Option<u16> {
         assert!(STATUSES.contains(&reply.status), "status {}", reply.status);
         reply.status
     });
-    let health =
-        parse(&exchange(server(), b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", true));
+    let health = parse(&exchange(
+        server(),
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        true,
+    ));
     assert_eq!(health.map(|reply| reply.status), Some(200), "the server is well");
     status
 }

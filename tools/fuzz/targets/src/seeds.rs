@@ -220,8 +220,9 @@ fn hub() -> Vec<Vec<u8>> {
 
 /// Requests as they are on the wire.
 pub fn requests() -> Vec<Vec<u8>> {
-    let get =
-        |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes();
+    let get = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes()
+    };
     let post = |path: &str, body: &str| {
         let (host, json) = ("host: localhost\r\nconnection: close", "content-type: application/json");
         format!("POST {path} HTTP/1.1\r\n{host}\r\n{json}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
