@@ -2,7 +2,7 @@
 
 use crate::bases::tokenizers;
 use crate::input::Input;
-use bitnet_runtime::generate::{FinishReason, StopMachine, StopRules, TokenClass};
+use bitnet_runtime::generate::{FinishReason, MAX_STOP_BYTES, StopMachine, StopRules, TokenClass};
 use bitnet_runtime::tokenizer::{Bos, ControlTokens, SpecialTokens, TextPosition, Tokenizer, TokenizerSpec};
 use std::path::Path;
 
@@ -112,8 +112,8 @@ pub fn stop(data: &[u8]) {
         pieces.push(input.text());
     }
     let rules = StopRules { token_ids: vec![7], max_tokens, strings: strings.clone() };
-    if strings.iter().any(String::is_empty) {
-        return assert!(StopMachine::new(rules).is_err(), "an empty stop text is refused");
+    if strings.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
+        return assert!(StopMachine::new(rules).is_err(), "an empty or endless stop text is refused");
     }
     pieces.truncate(max_tokens);
     let run = |pieces: &[&str]| {
