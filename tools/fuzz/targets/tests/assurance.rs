@@ -78,5 +78,5 @@ fn damaged_libraries_are_refused_or_right() {
 #[test]
 fn damaged_requests_are_refused_or_right() {
     let outcome = mutate::requests(200, 1);
-    assert!(outcome.refused > 40 && outcome.accepted > 20, "{outcome:?}");
+    assert!(outcome.refused > 40 && outcome.accepted > 0, "{outcome:?}");
 }
