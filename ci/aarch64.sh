@@ -50,8 +50,9 @@ tests() {
 target=aarch64-unknown-linux-gnu
 command -v qemu-aarch64 >/dev/null || install qemu-user
 command -v aarch64-linux-gnu-gcc >/dev/null || install gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-if [[ ! -d $(rustc --print target-libdir --target $target) ]]; then
-  # rustup would give it with `rustup target add`; Debian has a compiler and a standard library that fit each other.
+if [[ ! -d $(rustc --print target-libdir --target $target) ]] \
+  && ! { command -v rustup >/dev/null && timeout 120 rustup target add $target; }; then
+  # Debian has a compiler and a standard library that fit each other.
   if [[ ! -d $(/usr/bin/rustc --print target-libdir --target $target 2>/dev/null) ]]; then
     dpkg --add-architecture arm64
     install rustc-web libstd-rust-web-dev:arm64

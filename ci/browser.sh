@@ -14,6 +14,10 @@ if [[ ! -x $binary ]]; then
   say "there is no $binary; build it with: cargo build --release -p bitnet-cli"
   exit 1
 fi
+if [[ -z ${CHROMIUM:-} ]] && ! command -v chromium >/dev/null && command -v google-chrome >/dev/null; then
+  CHROMIUM=$(command -v google-chrome)
+  export CHROMIUM
+fi
 if [[ -z ${CHROMIUM:-} ]] && ! command -v chromium >/dev/null; then
   if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
     say "there is no chromium; install the package chromium, or set CHROMIUM"

@@ -2,8 +2,21 @@
 # Tests and measures every kernel level that a machine has, where nothing can be built: takes a folder with three
 # programs built elsewhere, `bitnet`, `fixtures` and `kernel-tests` (the library's unit tests), and leaves what it found
 # in another. For machines with instruction sets that the build machine lacks (AMX).
-# Usage: ci/levels.sh PROGRAMS OUT [THREADS]
+# Usage: ci/levels.sh PROGRAMS OUT [THREADS], after ci/levels.sh --build PROGRAMS where they can be built.
 set -euo pipefail
+
+if [[ ${1:-} == --build ]]; then
+  cd "$(dirname "$0")/.."
+  mkdir -p "$2"
+  cargo build --release --locked -p bitnet-cli -p bitforge-fixtures
+  tests=$(cargo test --locked -p bitnet-runtime --lib --no-run --message-format=json \
+    | python3 -c 'import json, sys
+found = [m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable") and m["target"]["name"] == "bitnet_runtime"]
+print(*found)')
+  cp target/release/bitnet target/release/fixtures "$2/"
+  cp "$tests" "$2/kernel-tests"
+  exit 0
+fi
 
 programs=$1 out=$2 threads=${3:-$(nproc)}
 mkdir -p "$out"

@@ -50,13 +50,10 @@ clients() {
   curl -sf "$url/v1/completions" -H "Authorization: Bearer $key" -H 'Content-Type: application/json' -d "$body" >/dev/null
   [[ $(curl -s -o "$out/refused" -w '%{http_code}' "$url/v1/models") == 401 ]]
   say "curl: health, completions, a refusal"
-  if command -v npm >/dev/null; then
-    mkdir -p target/serve-npm
-    cp tools/serve/package.json tools/serve/package-lock.json tools/serve/clients.mjs target/serve-npm/
-    (cd target/serve-npm && npm ci --no-fund --no-audit --silent && node clients.mjs "$url" "$key")
-  else
-    say "SKIPPED: there is no npm for the JavaScript client"
-  fi
+  command -v npm >/dev/null || { say "there is no npm for the JavaScript client; install Node.js with npm"; exit 10; }
+  mkdir -p target/serve-npm
+  cp tools/serve/package.json tools/serve/package-lock.json tools/serve/clients.mjs target/serve-npm/
+  (cd target/serve-npm && npm ci --no-fund --no-audit --silent && node clients.mjs "$url" "$key")
   stop
 }
 

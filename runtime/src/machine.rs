@@ -67,7 +67,7 @@ pub fn free_bytes(dir: &Path) -> Option<u64> {
             }
             stat.assume_init()
         };
-        stat.f_bavail.checked_mul(stat.f_frsize)
+        (stat.f_bavail as u64).checked_mul(stat.f_frsize as u64)
     }
     #[cfg(not(unix))]
     {

@@ -62,6 +62,8 @@ pub enum Command {
     /// Fuzz what reads strangers' files, text and requests, with the laws that every input must keep.
     #[command(subcommand)]
     Fuzz(crate::fuzz::FuzzCommand),
+    /// Run a lane of the pipeline (ci/lanes.toml) here as CI does, list them, or write the workflows.
+    Ci(crate::ci::CiArgs),
     /// Check the rules of the repository itself.
     Tidy,
     /// Write a redacted bundle (facts, receipts, ends of logs) for a bug report.
@@ -168,6 +170,12 @@ pub struct Test {
     /// Run the later steps although one failed.
     #[arg(long)]
     pub keep_going: bool,
+    /// Run these steps alone.
+    #[arg(long, value_delimiter = ',', value_parser = crate::test::step_names(), value_name = "STEP")]
+    pub only: Vec<String>,
+    /// Of the tests, run part I of N alone.
+    #[arg(long, value_name = "I/N", default_value_t = crate::ci::shard::Shard::WHOLE)]
+    pub shard: crate::ci::shard::Shard,
 }
 
 #[derive(Debug, Args)]

@@ -1,9 +1,10 @@
 //! `docs [--check]`: the generated pages of docs/reference.
 //!
-//! In: the tables of `bitforge-schema`, the types of `bitforge-receipt-schema`, the table of gates. Out:
-//! `exit-codes.md`, `environment.md`, `receipts.md` and the JSON Schema of receipts. With `--check` nothing is
+//! In: the tables of `bitforge-schema`, the types of `bitforge-receipt-schema`, the table of gates, the lanes. Out:
+//! `ci.md`, `exit-codes.md`, `environment.md`, `receipts.md` and the JSON Schema of receipts. With `--check` nothing is
 //! written and a stale page fails with the command that refreshes it.
 
+use crate::ci;
 use crate::cli;
 use crate::ctx::Ctx;
 use crate::exit::fail;
@@ -16,8 +17,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// Path below the root and content of every generated page.
-pub fn pages() -> [(&'static str, String); 4] {
+pub fn pages() -> [(&'static str, String); 5] {
     [
+        ("docs/reference/ci.md", ci::page::render(GENERATED, ci::TEXT)),
         ("docs/reference/environment.md", environment()),
         ("docs/reference/exit-codes.md", exit_codes()),
         ("docs/reference/receipts.md", receipts()),

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod binary;
 pub mod bug_report;
+pub mod ci;
 pub mod clean;
 pub mod cli;
 pub mod crossval;
@@ -78,6 +79,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Kernels(command) => kernels::run(ctx, command),
         Command::GpuSmoke(args) => gpu_smoke::run(ctx, args),
         Command::Fuzz(command) => fuzz::run(ctx, command),
+        Command::Ci(args) => ci::run(ctx, args),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),
     }

@@ -4,6 +4,9 @@
 //! fixtures. Out: a table of what ran with counts and times, and what did not run. Deliberately absent:
 //! references, GPUs, browsers, downloads of models.
 
+mod part;
+
+use crate::ci::shard::Shard;
 use crate::cli;
 use crate::crossval::engines;
 use crate::ctx::Ctx;
@@ -63,18 +66,31 @@ const STEPS: &[(&str, Step)] = &[
     ("manual", manual_step),
 ];
 
+/// For the command line.
+pub fn step_names() -> clap::builder::PossibleValuesParser {
+    STEPS.iter().map(|(name, _)| *name).into()
+}
+
 pub fn run(ctx: &Ctx, args: &cli::Test) -> Result<ExitCode> {
     let start = Instant::now();
     let mut steps: Vec<Outcome> = Vec::new();
     let mut not_run: Vec<String> = NOT_RUN.iter().map(|text| text.to_string()).collect();
     for (name, step) in STEPS {
         proc::check_interrupted()?;
+        if !args.only.is_empty() && !args.only.iter().any(|chosen| chosen == name) {
+            not_run.push(format!("step {name}, which is not among those of --only"));
+            continue;
+        }
         let failed = steps.iter().any(|outcome| outcome.state == State::Fail);
         if failed && !args.keep_going {
             not_run.push(format!("step {name}, because an earlier one failed (--keep-going runs it)"));
             continue;
         }
-        let outcome = run_step(ctx, name, *step);
+        let outcome = match (*name, args.shard) {
+            (_, Shard::WHOLE) => run_step(ctx, name, *step),
+            ("tests", shard) => run_step(ctx, name, |ctx| part::tests(ctx, shard)),
+            _ => run_step(ctx, name, *step),
+        };
         if outcome.code == ExitCode::Interrupted {
             return Ok(ExitCode::Interrupted);
         }
@@ -90,7 +106,7 @@ pub fn run(ctx: &Ctx, args: &cli::Test) -> Result<ExitCode> {
     Ok(code.unwrap_or(ExitCode::Ok))
 }
 
-fn run_step(ctx: &Ctx, name: &'static str, step: Step) -> Outcome {
+fn run_step(ctx: &Ctx, name: &'static str, step: impl Fn(&Ctx) -> Result<Checked>) -> Outcome {
     let start = Instant::now();
     let (state, code, detail) = match step(ctx) {
         Ok(Checked { detail, problem: None }) => (State::Ok, ExitCode::Ok, detail),
@@ -185,8 +201,12 @@ fn clippy(ctx: &Ctx) -> Result<Checked> {
 /// Unit, integration and documentation tests of the whole workspace.
 fn tests(ctx: &Ctx) -> Result<Checked> {
     let mut tally = Tally::default();
-    let args = ["test", "--workspace", "--locked", "--no-fail-fast"];
-    let finished = run_cargo(ctx, "tests", &cargo(ctx, &args)?, |line| tally.add(line))?;
+    cargo_test(ctx, &["test", "--workspace", "--locked", "--no-fail-fast"], &mut tally)
+}
+
+/// One `cargo test`, counted.
+fn cargo_test(ctx: &Ctx, args: &[&str], tally: &mut Tally) -> Result<Checked> {
+    let finished = run_cargo(ctx, "tests", &cargo(ctx, args)?, |line| tally.add(line))?;
     let problem = match (finished.success(), tally.failure_text.is_empty()) {
         (true, _) => None,
         (false, true) => Some(finished.explain()),

@@ -4,9 +4,10 @@
 //! remedy. Each rule is a function from a [`Tree`] to violations; its test plants one. Deliberately absent:
 //! what rustfmt and clippy check.
 
+use crate::ci;
 use crate::ctx::Ctx;
 use crate::docs;
-use crate::exit::Failure;
+use crate::exit::{Failure, message_of};
 use crate::proc::{self, Command};
 use crate::report::State;
 use anyhow::{Context, Result};
@@ -19,11 +20,13 @@ use std::path::{Path, PathBuf};
 /// What may lie at the top level besides dot files.
 const TOP_LEVEL: &[&str] = &[
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "README.md",
+    "SECURITY.md",
     "ci",
     "docs",
     "fixtures",
@@ -75,6 +78,7 @@ const RULES: &[Rule] = &[
     fixture_sizes,
     links,
     generated_docs,
+    workflows,
     gpu_apart,
 ];
 
@@ -344,6 +348,17 @@ fn has_heading(file: &Path, anchor: &str) -> bool {
 fn generated_docs(tree: &Tree) -> Vec<Violation> {
     let stale = docs::stale(&tree.root).into_iter();
     stale.map(|path| violation("generated-docs", path, "is out of date; run `cargo xtask docs`")).collect()
+}
+
+/// The lanes are right, and the workflows say what they say.
+fn workflows(tree: &Tree) -> Vec<Violation> {
+    let of = |error: anyhow::Error| vec![violation("workflows", ci::FILE, message_of(&error))];
+    let stale = match ci::read(&tree.root).and_then(|lanes| ci::workflow::stale(&tree.root, &lanes)) {
+        Ok(stale) => stale,
+        Err(error) => return of(error),
+    };
+    let message = "is out of date; run `cargo xtask ci generate`";
+    stale.iter().map(|path| violation("workflows", path, message)).collect()
 }
 
 /// CUDA's crate is used in runtime/src/cuda alone, and its module is named behind the feature; so is the GPU's.

@@ -126,6 +126,18 @@ fn stale_generated_pages_are_seen() {
 }
 
 #[test]
+fn bad_lanes_and_stale_workflows_are_seen() {
+    let said_bad = said(workflows, &[("ci/lanes.toml", "version = 2\n")]);
+    assert_eq!(said_bad.len(), 1, "{said_bad:?}");
+    assert!(said_bad[0].starts_with("ci/lanes.toml: ci/lanes.toml: line 1: missing field"), "{said_bad:?}");
+    let lanes = ci::lanes::parse(ci::TEXT).unwrap();
+    let said_stale = said(workflows, &[(ci::FILE, ci::TEXT), (".github/workflows/pr.yml", "old")]);
+    assert_eq!(said_stale.len(), lanes.lanes.len());
+    let remedy = "is out of date; run `cargo xtask ci generate` (workflows)";
+    assert!(said_stale.contains(&format!(".github/workflows/pr.yml: {remedy}")), "{said_stale:?}");
+}
+
+#[test]
 fn a_dependency_on_the_runtime_is_seen_through_another_crate() {
     let dir = tempfile::tempdir().unwrap();
     let package = |name: &str, dependency: &str| {

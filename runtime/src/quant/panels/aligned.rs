@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 const ALIGNMENT: usize = 64;
 /// Allocations from this size on ask for huge pages: streams of weights then miss the TLB 512 times less often.
+#[cfg(any(target_os = "linux", test))]
 const HUGE: usize = 1 << 20;
 
 /// A fixed number of bytes, zero at first; untouched pages take no memory.

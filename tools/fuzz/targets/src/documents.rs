@@ -6,6 +6,7 @@ use bitnet_runtime::models::spec::{Spec, safe_relative};
 use bitnet_runtime::models::{http, hub};
 use bitnet_runtime::tokenizer::{Bos, ControlTokens, SpecialTokens, TextPosition, Tokenizer, TokenizerSpec};
 use std::path::{Component, Path};
+use xtask::ci::lanes as pipeline;
 use xtask::receipts::store;
 
 pub fn receipt(data: &[u8]) {
@@ -16,6 +17,18 @@ pub fn receipt(data: &[u8]) {
             assert_eq!(store::parse(&written).as_ref(), Ok(&receipt), "read again");
         }
         Err(problem) => assert!(!problem.is_empty()),
+    }
+}
+
+/// A pipeline's definition; an error says where.
+pub fn lanes(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match pipeline::parse(&text) {
+        Ok(lanes) => {
+            assert!(lanes.lanes.iter().all(|lane| lanes.lane(&lane.name).is_ok_and(|found| found == lane)));
+            assert_eq!(pipeline::parse(&text).ok().as_ref(), Some(&lanes), "read again");
+        }
+        Err(error) => assert!(error.to_string().contains("line"), "{error}"),
     }
 }
 

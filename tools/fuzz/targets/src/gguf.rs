@@ -40,7 +40,7 @@ pub fn check(gguf: &Gguf, len: u64) {
         assert!(info.offset + bytes.len() as u64 <= len);
         match (info.ty(), gguf.tensor(&info.name)) {
             (Some(ty), Ok(view)) => assert_eq!(ty.tensor_bytes(view.dims), Some(view.bytes.len() as u64)),
-            (None, Err(error)) => assert!(error.to_string().contains(&format!("{:?}", info.name))),
+            (None, Err(error)) => assert!(error.to_string().contains(&beginning(&info.name)), "{error}"),
             (ty, view) => panic!("{info:?} of type {ty:?}: {:?}", view.is_ok()),
         }
     }
@@ -60,11 +60,18 @@ pub fn check(gguf: &Gguf, len: u64) {
         ];
         assert!(errors.iter().filter(|error| error.is_none()).count() <= 2, "{key} is of one type");
         for error in errors.into_iter().flatten() {
-            assert!(error.to_string().contains(&format!("{key:?}")), "{error}");
+            // Of a long key the beginning is shown.
+            assert!(error.to_string().contains(&beginning(key)), "{error}");
         }
     }
     let missing = gguf.get::<u32>("no such key").expect_err("there is none").to_string();
     assert!(missing.contains("no such key"));
+}
+
+/// What an error shows of a name, however long it is.
+fn beginning(name: &str) -> String {
+    let quoted = format!("{:?}", name.chars().take(20).collect::<String>());
+    quoted[..quoted.len() - 1].to_owned()
 }
 
 fn encoded(value: &Value) -> Vec<u8> {
@@ -97,7 +104,8 @@ pub fn metadata(data: &[u8]) {
 
 pub fn round_trip(data: &[u8]) {
     let Some(gguf) = open(data) else { return };
-    if gguf.require_readable_types().is_err() {
+    // Padding is as long as the alignment says, up to gigabytes.
+    if gguf.require_readable_types().is_err() || gguf.alignment() > 1 << 20 {
         return;
     }
     // What this writer's files must keep for llama.cpp, and other files need not.
@@ -116,7 +124,14 @@ pub fn round_trip(data: &[u8]) {
         Ok(len) => assert_eq!(len, copy.len() as u64),
         Err(error) => return assert!(!writable, "a good file cannot be written: {error}"),
     }
-    let again = Gguf::from_bytes("copy.gguf", &copy).expect("what was written is read");
+    let again = match Gguf::from_bytes("copy.gguf", &copy) {
+        Ok(again) => again,
+        // Layouts that share a type id are told apart by where data ends, if nothing names the file's type.
+        Err(error) => {
+            let ambiguous = error.to_string().contains("set general.file_type");
+            return assert!(ambiguous && gguf.value("general.file_type").is_none(), "{error}");
+        }
+    };
     check(&again, copy.len() as u64);
     assert!(gguf.metadata().zip(again.metadata()).all(|(a, b)| (a.0, encoded(a.1)) == (b.0, encoded(b.1))));
     assert_eq!(gguf.metadata().len(), again.metadata().len());

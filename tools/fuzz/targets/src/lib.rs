@@ -208,6 +208,13 @@ pub const TARGETS: &[Target] = &[
         "what was read, written again, reads the same",
     ),
     parser(
+        "lanes",
+        documents::lanes,
+        64 * KIB,
+        "the pipeline's definition, lanes.toml",
+        "every lane is found by its name; an error names the line",
+    ),
+    parser(
         "elf",
         libraries::elf,
         MIB,

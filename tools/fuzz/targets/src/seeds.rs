@@ -57,6 +57,7 @@ pub fn of(target: &str, root: &Path) -> std::io::Result<Vec<Vec<u8>>> {
             .filter(|(name, text)| name.ends_with(".json") && text.len() < 100_000)
             .map(|(_, text)| text)
             .collect(),
+        "lanes" => vec![std::fs::read(root.join("ci/lanes.toml"))?, b"version = 1\n".to_vec()],
         "elf" => samples(root, |name, data| data.starts_with(b"\x7fELF") && !name.contains("cuda"))?,
         "macho" => samples(root, |name, _| name.contains("macos"))?,
         "pe" => samples(root, |name, _| name.contains("windows") && !name.ends_with(".lib"))?,
