@@ -83,11 +83,11 @@ impl Error {
     }
 
     pub fn malformed(path: &Path, offset: u64, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Error::Malformed { path: path.into(), offset, what: what.into(), remedy: remedy.into() }
+        Error::Malformed { path: path.into(), offset, what: clipped(what.into()), remedy: remedy.into() }
     }
 
     pub fn unsupported(path: &Path, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Error::Unsupported { path: path.into(), what: what.into(), remedy: remedy.into() }
+        Error::Unsupported { path: path.into(), what: clipped(what.into()), remedy: remedy.into() }
     }
 
     pub fn io(path: &Path, source: std::io::Error) -> Self {
@@ -117,4 +117,14 @@ impl Error {
     pub fn mismatch(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Error::Mismatch { what: what.into(), remedy: remedy.into() }
     }
+}
+
+/// A message that quotes a stranger's file: the middle is left out where it is long, so that no name fills a terminal.
+fn clipped(what: String) -> String {
+    const ENDS: usize = 800;
+    if what.len() <= 2 * ENDS + 100 {
+        return what;
+    }
+    let (head, tail) = (what.floor_char_boundary(ENDS), what.ceil_char_boundary(what.len() - ENDS));
+    format!("{} ({} bytes left out) {}", &what[..head], tail - head, &what[tail..])
 }

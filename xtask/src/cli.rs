@@ -65,6 +65,9 @@ pub enum Command {
     Lints(crate::lints::LintsArgs),
     /// Change the code that judges others, one place at a time: does a test notice?
     Mutants(crate::mutants::MutantsArgs),
+    /// Fuzz what reads strangers' files, text and requests, with the laws that every input must keep.
+    #[command(subcommand)]
+    Fuzz(crate::fuzz::FuzzCommand),
     /// Run a lane of the pipeline (ci/lanes.toml) here as CI does, list them, or write the workflows.
     Ci(crate::ci::CiArgs),
     /// Plan, build, verify and compare releases: archives, wheels, their provenance; release notes.

@@ -20,6 +20,7 @@ pub mod engine;
 pub mod eval;
 pub mod exit;
 pub mod fixtures;
+pub mod fuzz;
 pub mod gpu_smoke;
 pub mod kernels;
 pub mod lints;
@@ -85,6 +86,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Audit(args) => audit::run(ctx, args),
         Command::Lints(args) => lints::run(ctx, args),
         Command::Mutants(args) => mutants::run(ctx, args),
+        Command::Fuzz(command) => fuzz::run(ctx, command),
         Command::Ci(args) => ci::run(ctx, args),
         Command::Release(command) => release::run(ctx, command),
         Command::Tidy => tidy::run(ctx),

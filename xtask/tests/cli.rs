@@ -178,6 +178,9 @@ fn tidy_names_rule_path_and_remedy() {
     let checkout = Checkout::new();
     for name in [
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "deny.toml",
         "LICENSE-APACHE",
         "LICENSE-MIT",
         "README.md",

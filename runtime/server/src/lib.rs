@@ -6,7 +6,7 @@
 
 mod api;
 mod engine_thread;
-mod grammar;
+pub mod grammar;
 mod http;
 mod metrics;
 mod model;

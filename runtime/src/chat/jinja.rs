@@ -2,7 +2,8 @@
 //!
 //! Blocks are trimmed, Python's string and dictionary methods work, `raise_exception` and `strftime_now` exist.
 //! Templates come from files of strangers: steps are counted (`FUEL`), nothing can be loaded or included, and
-//! every failure is an error that names the line.
+//! every failure is an error that names the line. The library recurses where expressions and values nest, as deep as a
+//! template is long and its steps allow, so it works on a thread with a stack for that ([`on_large_stack`]).
 
 use super::{AddGenerationPrompt, ChatContext, Message, strftime};
 use crate::error::{Error as RuntimeError, Result};
@@ -15,14 +16,21 @@ use std::time::SystemTime;
 /// Conversations of thousands of messages stay below it.
 const FUEL: u64 = 1_000_000;
 
+/// Longest template; those in use have up to 20 KB. Nested expressions take [`STACK`] in proportion.
+const MOST_BYTES: usize = 64 << 10;
+
+/// Addresses, not memory: only what is used is there.
+const STACK: usize = 1 << 30;
+
 const NAME: &str = "tokenizer.chat_template";
 
 /// Whether `source` compiles.
 pub(super) fn check(source: &str, path: &Path) -> Result<()> {
-    environment(SystemTime::UNIX_EPOCH)
-        .template_from_named_str(NAME, source)
-        .map_err(|e| failure(&e, path))?;
-    Ok(())
+    on_large_stack(source, path, || {
+        let environment = environment(SystemTime::UNIX_EPOCH);
+        let compiled = environment.template_from_named_str(NAME, source);
+        compiled.map(drop).map_err(|e| failure(&e, path))
+    })
 }
 
 pub(super) fn render(
@@ -32,20 +40,37 @@ pub(super) fn render(
     prompt: AddGenerationPrompt,
     chat: &ChatContext,
 ) -> Result<String> {
-    let environment = environment(chat.now);
-    let message = |m: &Message| context! { role => m.role.name(), content => m.content.as_str() };
-    let variables = context! {
-        messages => messages.iter().map(message).collect::<Vec<Value>>(),
-        add_generation_prompt => prompt == AddGenerationPrompt::Yes,
-        bos_token => chat.bos_token.as_str(),
-        eos_token => chat.eos_token.as_str(),
-        tools => (),
-        documents => (),
-    };
-    environment
-        .template_from_named_str(NAME, source)
-        .and_then(|template| template.render(variables))
-        .map_err(|e| failure(&e, path))
+    on_large_stack(source, path, || {
+        let environment = environment(chat.now);
+        let message = |m: &Message| context! { role => m.role.name(), content => m.content.as_str() };
+        let variables = context! {
+            messages => messages.iter().map(message).collect::<Vec<Value>>(),
+            add_generation_prompt => prompt == AddGenerationPrompt::Yes,
+            bos_token => chat.bos_token.as_str(),
+            eos_token => chat.eos_token.as_str(),
+            tools => (),
+            documents => (),
+        };
+        environment
+            .template_from_named_str(NAME, source)
+            .and_then(|template| template.render(variables))
+            .map_err(|e| failure(&e, path))
+    })
+}
+
+/// Runs `work`, which compiles `source`, on a thread of its own whose stack no such template can use up.
+fn on_large_stack<T: Send>(source: &str, path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    if source.len() > MOST_BYTES {
+        let what = format!("{NAME} has {} bytes, at most {MOST_BYTES} are read", source.len());
+        return Err(refused(path, what));
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("bitnet-template".into()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, work).map_err(|error| {
+            refused(path, format!("{NAME} cannot be read: no thread with a large stack: {error}"))
+        })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn environment(now: SystemTime) -> Environment<'static> {
@@ -70,6 +95,10 @@ fn failure(error: &Error, path: &Path) -> RuntimeError {
         kind => error.detail().map_or_else(|| kind.to_string(), str::to_string),
     };
     let what = format!("{NAME} fails{line}: {detail}");
+    refused(path, what)
+}
+
+fn refused(path: &Path, what: String) -> RuntimeError {
     RuntimeError::unsupported(
         path,
         what,

@@ -12,7 +12,7 @@ mod config;
 mod names;
 mod pre;
 pub mod safetensors;
-mod sentencepiece;
+pub mod sentencepiece;
 #[cfg(test)]
 mod tests;
 mod tokenizer;

@@ -8,7 +8,7 @@ mod lookup;
 mod stop;
 mod vocabulary;
 
-pub use stop::{FinishReason, StopMachine, StopRules, TokenClass};
+pub use stop::{FinishReason, MAX_STOP_BYTES, StopMachine, StopRules, TokenClass};
 pub use vocabulary::load_tokenizer;
 
 use crate::engine::{Answer, Batch, Engine, Sequences};

@@ -18,6 +18,9 @@ pub struct StopRules {
     pub strings: Vec<String>,
 }
 
+/// Longest stop string, in bytes.
+pub const MAX_STOP_BYTES: usize = 4096;
+
 /// Why generation ended.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -50,6 +53,8 @@ pub enum TokenClass {
 /// The machine. Feed it with [`Self::push`] until that returns a reason.
 pub struct StopMachine {
     rules: StopRules,
+    /// One per stop string.
+    searches: Vec<Search>,
     tokens: usize,
     /// Text that may turn out to be the start of a stop string.
     held: String,
@@ -59,12 +64,17 @@ pub struct StopMachine {
 
 impl StopMachine {
     /// # Errors
-    /// `Usage` for an empty stop string, which every text would contain.
+    /// `Usage` for an empty stop string, which every text would contain, and for one over [`MAX_STOP_BYTES`].
     pub fn new(rules: StopRules) -> Result<Self> {
         if rules.strings.iter().any(String::is_empty) {
             return Err(Error::usage("a stop string is empty", "give --stop at least one character"));
         }
-        Ok(StopMachine { rules, tokens: 0, held: String::new(), cut: false })
+        if let Some(long) = rules.strings.iter().map(String::len).find(|len| *len > MAX_STOP_BYTES) {
+            let what = format!("a stop string has {long} bytes");
+            return Err(Error::usage(what, format!("give --stop at most {MAX_STOP_BYTES} bytes")));
+        }
+        let searches = rules.strings.iter().map(|string| Search::new(string)).collect();
+        Ok(StopMachine { rules, searches, tokens: 0, held: String::new(), cut: false })
     }
 
     /// The reason to end before any token is sampled.
@@ -114,18 +124,22 @@ impl StopMachine {
         if self.cut {
             return None;
         }
+        let before = self.held.len();
         self.held.push_str(text);
-        let strings = &self.rules.strings;
-        let found = strings
-            .iter()
-            .filter_map(|s| self.held.find(s.as_str()).map(|start| (start + s.len(), start, s)))
-            .min();
-        if let Some((_, start, string)) = found {
-            shown.push_str(&self.held[..start]);
-            self.cut = true;
-            return Some(string.clone());
+        for (at, byte) in text.bytes().enumerate() {
+            let mut longest: Option<&str> = None;
+            for (search, string) in self.searches.iter_mut().zip(&self.rules.strings) {
+                if search.step(string.as_bytes(), byte) && longest.is_none_or(|s| s.len() < string.len()) {
+                    longest = Some(string);
+                }
+            }
+            if let Some(string) = longest {
+                shown.push_str(&self.held[..before + at + 1 - string.len()]);
+                self.cut = true;
+                return Some(string.to_owned());
+            }
         }
-        let undecided = strings.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
+        let undecided = self.searches.iter().map(|search| search.matched).max().unwrap_or(0);
         let decided = self.held.len() - undecided;
         shown.push_str(&self.held[..decided]);
         self.held.drain(..decided);
@@ -133,10 +147,33 @@ impl StopMachine {
     }
 }
 
-/// Bytes of the longest end of `text` that is a proper beginning of `string`.
-fn overlap(text: &str, string: &str) -> usize {
-    let mut lengths = string.char_indices().map(|(at, _)| at).rev();
-    lengths.find(|&length| text.ends_with(&string[..length])).unwrap_or(0)
+/// Where a text stands in one stop string (Knuth, Morris, Pratt 1977): a step costs the same however long the string is,
+/// so that no request can make others wait.
+struct Search {
+    /// For each beginning of the string, the longest shorter one that it ends with.
+    fallback: Vec<usize>,
+    /// Bytes of the string that the text ends with.
+    matched: usize,
+}
+
+impl Search {
+    fn new(string: &str) -> Self {
+        let mut search = Search { fallback: vec![0], matched: 0 };
+        for byte in string.bytes().skip(1) {
+            search.step(string.as_bytes(), byte);
+            search.fallback.push(search.matched);
+        }
+        Search { matched: 0, ..search }
+    }
+
+    /// Takes the next byte of the text; whether the whole of `string` ends here.
+    fn step(&mut self, string: &[u8], byte: u8) -> bool {
+        while self.matched > 0 && string[self.matched] != byte {
+            self.matched = self.fallback[self.matched - 1];
+        }
+        self.matched += usize::from(string[self.matched] == byte);
+        self.matched == string.len()
+    }
 }
 
 #[cfg(test)]
@@ -236,6 +273,14 @@ mod tests {
     fn an_empty_stop_string_is_refused() {
         let error = StopMachine::new(rules(1, &[], &["a", ""])).err().expect("must be refused");
         assert_eq!(error.to_string(), "a stop string is empty; give --stop at least one character");
+    }
+
+    #[test]
+    fn a_stop_string_that_is_too_long_is_refused() {
+        assert!(StopMachine::new(rules(1, &[], &[&"a".repeat(MAX_STOP_BYTES)])).is_ok());
+        let error = StopMachine::new(rules(1, &[], &[&"a".repeat(MAX_STOP_BYTES + 1)])).err();
+        let text = error.expect("must be refused").to_string();
+        assert_eq!(text, "a stop string has 4097 bytes; give --stop at most 4096 bytes");
     }
 
     /// Short strings over few letters (one of them two bytes long), so that partial matches are common.

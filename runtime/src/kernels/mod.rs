@@ -10,6 +10,7 @@
 //! activations a call holds, bit for bit.
 
 pub mod arch;
+pub mod case;
 pub mod head;
 pub mod lab;
 pub mod level;

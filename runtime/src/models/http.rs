@@ -314,7 +314,7 @@ pub fn read_fault(error: &std::io::Error, remote: &Remote) -> Fault {
 }
 
 /// Seconds, or a date of the form `Wed, 21 Oct 2015 07:28:00 GMT`.
-fn retry_after(text: &str) -> Option<Duration> {
+pub fn retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
@@ -354,14 +354,20 @@ pub fn origin(url: &str) -> Option<String> {
 }
 
 /// The URL that `location` means on the page `base`.
-fn join(base: &str, location: &str) -> Option<String> {
-    if location.chars().any(|c| c.is_control() || c == ' ') || location.is_empty() {
+pub fn join(base: &str, location: &str) -> Option<String> {
+    let unclean = |text: &str| text.chars().any(|c| c.is_control() || c == ' ');
+    if unclean(base) || unclean(location) || location.is_empty() {
         return None;
     }
     let (scheme, rest) = base.split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
     let authority = rest.split(['/', '?', '#']).next()?;
-    let joined = if location.starts_with("http://") || location.starts_with("https://") {
-        location.to_owned()
+    let absolute = location
+        .split_once("://")
+        .map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest))
+        .filter(|(scheme, _)| matches!(scheme.as_str(), "http" | "https"));
+    let joined = if let Some((scheme, rest)) = absolute {
+        format!("{scheme}://{rest}")
     } else if let Some(rest) = location.strip_prefix("//") {
         format!("{scheme}://{rest}")
     } else if location.starts_with('/') {
@@ -369,9 +375,9 @@ fn join(base: &str, location: &str) -> Option<String> {
     } else if location.contains(':') {
         return None;
     } else {
-        let path = base.split(['?', '#']).next()?;
+        let path = rest.split(['?', '#']).next()?;
         let folder = path.rsplit_once('/').map_or(path, |(folder, _)| folder);
-        format!("{folder}/{location}")
+        format!("{scheme}://{folder}/{location}")
     };
     let joined = joined.split('#').next()?.to_owned();
     origin(&joined).map(|_| joined)
@@ -398,6 +404,9 @@ mod tests {
         assert_eq!(join("x").as_deref(), Some("https://h/a/x"));
         assert_eq!(join("//other/x").as_deref(), Some("https://other/x"));
         assert_eq!(join("http://o:1/x#f").as_deref(), Some("http://o:1/x"));
+        assert_eq!(join("HTTPS://o/x").as_deref(), Some("https://o/x"));
+        assert_eq!(super::join("hTtps://h", "x").as_deref(), Some("https://h/x"), "a page without a path");
+        assert_eq!(super::join("https://h/\u{9c}", "x"), None);
         for bad in ["", "file:///etc/passwd", "javascript:1", "http://a b/", "https://h@evil/", "x\ny"] {
             assert_eq!(join(bad), None, "{bad}");
         }

@@ -6,13 +6,18 @@
 //! (see [`super::hub_fetch`]).
 
 use super::digest::{self, Expected, Sums};
-use super::spec::HubSpec;
+use super::spec::{HubSpec, safe_relative};
 use super::{Context, place};
 use crate::{Error, Result};
 use bitforge_schema::catalog::is_hex;
 use bitforge_schema::env::Env;
+use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Files that a repository may have.
+const MAX_FILES: usize = 10_000;
 
 /// Where the hub is, who is asking, and where its files are kept.
 pub struct Hub {
@@ -178,6 +183,38 @@ impl Hub {
 /// Whether an entity tag may be the name of a file.
 pub fn is_blob_name(etag: &str) -> bool {
     bitforge_schema::catalog::is_plain(etag) && etag.len() <= 128
+}
+
+/// The commit of a revision and the files in it, from the hub's list; `what` is for messages.
+///
+/// # Errors
+/// A list that is malformed or too long, or names a file that would lie outside its folder.
+pub fn parse_list(text: &str, what: &str) -> Result<(String, Vec<String>)> {
+    #[derive(Deserialize)]
+    struct Info {
+        sha: String,
+        siblings: Vec<Sibling>,
+    }
+    #[derive(Deserialize)]
+    struct Sibling {
+        rfilename: String,
+    }
+    let bad = |why: String| {
+        Error::network(format!("{what}: the hub's list of files {why}"), "check HF_ENDPOINT; do not use it")
+    };
+    let info: Info = serde_json::from_str(text).map_err(|error| bad(format!("is malformed: {error}")))?;
+    if !is_hex(&info.sha, 40) {
+        return Err(bad(format!("names no commit: {:?}", info.sha.chars().take(60).collect::<String>())));
+    }
+    if info.siblings.len() > MAX_FILES {
+        return Err(bad(format!("has {} entries, more than {MAX_FILES}", info.siblings.len())));
+    }
+    let mut files = BTreeSet::new();
+    for Sibling { rfilename } in info.siblings {
+        safe_relative(&rfilename).map_err(|why| bad(format!("is hostile: {why}")))?;
+        files.insert(rfilename);
+    }
+    Ok((info.sha, files.into_iter().collect()))
 }
 
 #[cfg(test)]

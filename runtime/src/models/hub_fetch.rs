@@ -7,17 +7,13 @@
 use super::digest::Expected;
 use super::download::{self, Ended, Job};
 use super::http::{Client, Fault, Remote, Token, origin};
-use super::hub::{Cached, is_blob_name};
-use super::spec::{HubSpec, safe_relative};
+use super::hub::{Cached, is_blob_name, parse_list};
+use super::spec::HubSpec;
 use super::{Context, place};
 use crate::{Error, Result};
 use bitforge_schema::catalog::is_hex;
-use serde::Deserialize;
-use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
-/// Files that a repository may have.
-const MAX_FILES: usize = 10_000;
 const MAX_LIST: u64 = 16 << 20;
 /// How often a file may change under a download.
 const MAX_CHANGES: usize = 3;
@@ -83,35 +79,11 @@ pub fn file(
 
 /// The commit of a revision and the files in it.
 pub fn list(ctx: &Context<'_>, client: &Client, spec: &HubSpec) -> Result<(String, Vec<String>)> {
-    #[derive(Deserialize)]
-    struct Info {
-        sha: String,
-        siblings: Vec<Sibling>,
-    }
-    #[derive(Deserialize)]
-    struct Sibling {
-        rfilename: String,
-    }
     let what = spec.to_string();
     let revision = spec.revision.replace('/', "%2F");
     let remote = remote(ctx, spec, &format!("/api/models/{}/revision/{revision}", spec.repo), &what);
     let text = download::retrying(ctx, || client.get(&remote, &[])?.text(MAX_LIST, &remote))?;
-    let bad = |why: String| {
-        Error::network(format!("{what}: the hub's list of files {why}"), "check HF_ENDPOINT; do not use it")
-    };
-    let info: Info = serde_json::from_str(&text).map_err(|error| bad(format!("is malformed: {error}")))?;
-    if !is_hex(&info.sha, 40) {
-        return Err(bad(format!("names no commit: {:?}", info.sha.chars().take(60).collect::<String>())));
-    }
-    if info.siblings.len() > MAX_FILES {
-        return Err(bad(format!("has {} entries, more than {MAX_FILES}", info.siblings.len())));
-    }
-    let mut files = BTreeSet::new();
-    for Sibling { rfilename } in info.siblings {
-        safe_relative(&rfilename).map_err(|why| bad(format!("is hostile: {why}")))?;
-        files.insert(rfilename);
-    }
-    Ok((info.sha, files.into_iter().collect()))
+    parse_list(&text, &what)
 }
 
 fn remote(ctx: &Context<'_>, spec: &HubSpec, path: &str, what: &str) -> Remote {

@@ -58,6 +58,12 @@ pub const VARIABLES: &[Variable] = &[
         meaning: "where `cargo xtask kernels build --cuda` puts the compiled CUDA kernels and a build with --features cuda takes them from (default: target/cuda-kernels)",
     },
     Variable {
+        name: "BITNET_FUZZ_TARGET",
+        read_by: "tools/fuzz",
+        value: "a name that `cargo xtask fuzz list` prints",
+        meaning: "what the fuzz binary gives its inputs to",
+    },
+    Variable {
         name: "BITNET_GPU_FAKE",
         read_by: "bitnet",
         value: "none, or NAME or NAME=COUNT separated by commas (cuda, hip, metal)",
@@ -217,18 +223,22 @@ impl Env {
     }
 }
 
+const COMPARED: usize = 256;
+
 /// The candidate with the smallest edit distance to `name`.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates.into_iter().min_by_key(|candidate| edit_distance(name, candidate))
 }
 
-/// Levenshtein distance in bytes.
+/// Levenshtein distance in bytes, of the first [`COMPARED`]: names of strangers may be megabytes long.
 fn edit_distance(a: &str, b: &str) -> usize {
+    let cut = |text: &'_ str| text.as_bytes()[..text.len().min(COMPARED)].to_vec();
+    let (a, b) = (cut(a), cut(b));
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.bytes().enumerate() {
+    for (i, ca) in a.iter().enumerate() {
         let mut diagonal = row[0];
         row[0] = i + 1;
-        for (j, cb) in b.bytes().enumerate() {
+        for (j, cb) in b.iter().enumerate() {
             let substitute = diagonal + usize::from(ca != cb);
             diagonal = row[j + 1];
             row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);

@@ -108,6 +108,33 @@ pub fn capabilities_of(paths: &[PathBuf]) -> anyhow::Result<Vec<&'static str>> {
     Ok(names.into_iter().collect())
 }
 
+/// Everything that the command can say of `data`, as the table, as JSON and as what it needs of itself, for tests and
+/// fuzzing of hostile files.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn every_form(name: &str, data: &[u8], demangle: bool) -> Result<Vec<u8>, String> {
+    let libraries = open::read(name, data, &open::Options::default())?;
+    let args = AnalyzeArgs {
+        paths: Vec::new(),
+        expect: Vec::new(),
+        format: OutputFormat::Table,
+        json: false,
+        diff: None,
+        needs: Vec::new(),
+        demangle,
+        top: 10,
+        all_symbols: false,
+        no_mmap: false,
+    };
+    let mut out = Vec::new();
+    let written = json::write(&args, &libraries, &mut out)
+        .and_then(|()| Ok(libraries.iter().try_for_each(|library| table::write(&args, library, &mut out))?))
+        .and_then(|()| compare::needs(&args, &libraries, &libraries, &mut out));
+    written.expect("a vector takes what is written");
+    Ok(out)
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     let json = error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);

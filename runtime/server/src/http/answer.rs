@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::scheduler::job::{Client, Event, Job, Piece, Task};
 use crate::settings::Settings;
 use axum::http::StatusCode;
-use bitnet_runtime::generate::{AtEndOfSequence, FinishReason, StopRules};
+use bitnet_runtime::generate::{AtEndOfSequence, FinishReason, MAX_STOP_BYTES, StopRules};
 use bitnet_runtime::sampling::{SamplingParams, rng};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,8 +76,11 @@ pub fn begin(
     let sampling = sampling(&app.settings, options)?;
     let bias = bias(options, model.tokenizer.real_vocab_size())?;
     let mut strings = options.stop.as_ref().map(|stop| stop.strings()).unwrap_or_default();
-    if strings.len() > STOPS || strings.iter().any(String::is_empty) {
-        let message = format!("stop has {} texts; give up to {STOPS}, none of them empty", strings.len());
+    if strings.len() > STOPS || strings.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
+        let message = format!(
+            "stop has {} texts; give up to {STOPS}, none of them empty or over {MAX_STOP_BYTES} bytes",
+            strings.len()
+        );
         return Err(ApiError::invalid(message).param("stop"));
     }
     strings.extend(extra.stop_texts.iter().map(|text| (*text).to_owned()));

@@ -1,11 +1,11 @@
 //! One runner for the kernels of every level: against the scalar definition and against the references.
 
 use super::{QUANTIZE_ACTIVATION, all};
+use crate::kernels::case::{self, Case, scalar_of};
 use crate::kernels::registry::{MATMUL, Run};
-use crate::kernels::{Columns, MatmulKernel, PanelTile, SimdLevel, Tile};
+use crate::kernels::{MatmulKernel, SimdLevel};
 use crate::quant::activation::{ActivationType, I8_TOKEN_HEADER, quantize_activation};
 use crate::quant::goldens::{K, activation_name, floats, part};
-use crate::quant::panels::{AlignedBytes, ROWS, Scales};
 use crate::quant::{i2s, quantize_row};
 use crate::tensor::TensorType;
 use proptest::prelude::*;
@@ -13,83 +13,6 @@ use proptest::prelude::*;
 /// Every kernel this CPU can run.
 fn kernels() -> impl Iterator<Item = &'static MatmulKernel> {
     MATMUL.iter().copied().flatten().filter(|kernel| kernel.level.is_available())
-}
-
-/// Weight rows and activation rows of a product.
-#[derive(Debug)]
-struct Case {
-    k: usize,
-    weights: Vec<u8>,
-    activations: Vec<u8>,
-    tensor_scale: f32,
-}
-
-impl Case {
-    /// [rows, activations], row-major; for a kernel of repacked rows, rows are repacked first. `None` where its layout
-    /// cannot hold them.
-    fn try_run(&self, kernel: &MatmulKernel) -> Option<Vec<f32>> {
-        assert!(kernel.level.is_available());
-        let row_bytes = kernel.weight.row_bytes(self.k as u64).unwrap() as usize;
-        let activation_bytes = kernel.activation.row_bytes(self.k);
-        let (rows, count) = (self.weights.len() / row_bytes, self.activations.len() / activation_bytes);
-        let mut out = vec![f32::NAN; rows * count];
-        let done = match kernel.run {
-            Run::Rows(run) => {
-                let mut tile = Tile {
-                    done: 0,
-                    k: self.k,
-                    weights: &self.weights,
-                    row_bytes,
-                    activations: &self.activations,
-                    activation_bytes,
-                    tensor_scale: self.tensor_scale,
-                    out: &mut out,
-                };
-                // SAFETY: the CPU has the level, as was checked.
-                unsafe { run(&mut tile) };
-                tile.done
-            }
-            Run::Panels(layout, run) => {
-                let group_bytes = layout.group_bytes(self.k);
-                let mut scales = Vec::new();
-                for row in self.weights.chunks_exact(row_bytes) {
-                    scales.push(layout.row_scale(kernel.weight, row, self.tensor_scale).ok()?);
-                }
-                scales.resize(rows.next_multiple_of(ROWS), f32::NAN);
-                let mut weights = vec![0; rows.div_ceil(ROWS) * group_bytes];
-                let mut codes = vec![0; layout.codes_bytes(self.k)];
-                let groups = self.weights.chunks(ROWS * row_bytes).zip(weights.chunks_exact_mut(group_bytes));
-                for (rows, group) in groups {
-                    layout.pack(kernel.weight, rows, row_bytes, &mut codes, group).ok()?;
-                }
-                let mut by_activation = vec![f32::NAN; rows * count];
-                let mut tile = PanelTile {
-                    k: self.k,
-                    weights: &weights,
-                    group_bytes,
-                    activations: &self.activations,
-                    activation_bytes,
-                    scales: Scales::Rows(&scales),
-                    out: Columns::whole(&mut by_activation, rows),
-                    scratch: &mut AlignedBytes::zeroed(layout.scratch_bytes(self.k)),
-                    done: 0,
-                };
-                // SAFETY: the CPU has the level, as was checked.
-                unsafe { run(&mut tile) };
-                let done = tile.done;
-                for (i, value) in out.iter_mut().enumerate() {
-                    *value = by_activation[i % count * rows + i / count];
-                }
-                done
-            }
-        };
-        assert_eq!(done, out.len() as u64, "{}", kernel.id);
-        Some(out)
-    }
-
-    fn run(&self, kernel: &MatmulKernel) -> Vec<f32> {
-        self.try_run(kernel).expect("rows that the layout holds")
-    }
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -222,21 +145,7 @@ fn next_byte(row: &mut impl FnMut(bool) -> Vec<f32>) -> Vec<u8> {
 
 /// Replaces quants of weights by any bytes (scales stay).
 fn scramble_weights(kernel: &MatmulKernel, weights: &mut [u8], bytes: &mut dyn FnMut() -> Vec<u8>) {
-    let quants = match kernel.weight {
-        TensorType::Q4_0 | TensorType::Q8_0 | TensorType::Q5_0 | TensorType::Q2_0 => {
-            2..kernel.weight.block().1
-        }
-        TensorType::Q4_1 | TensorType::Q5_1 => 4..kernel.weight.block().1,
-        TensorType::Q2K => 0..80,
-        TensorType::Q3K => 0..108,
-        TensorType::Q4K | TensorType::Q5K => 4..kernel.weight.block().1,
-        TensorType::Q6K => 0..208,
-        TensorType::TQ1_0 => 0..52,
-        TensorType::TQ2_0 => 0..64,
-        TensorType::I2S => 0..32,
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 => 0..0,
-        TensorType::TL1 | TensorType::TL2 => unreachable!("tiled types have no kernels"),
-    };
+    let quants = case::quants(kernel.weight);
     for block in weights.chunks_exact_mut(kernel.weight.block().1) {
         block[quants.clone()].iter_mut().zip(bytes().into_iter().cycle()).for_each(|(q, byte)| *q = byte);
     }
@@ -263,10 +172,6 @@ fn scramble_activations(
 fn length(kernel: &MatmulKernel, blocks: usize, tail: usize) -> usize {
     let block = kernel.weight.block().0.max(kernel.activation.block_len());
     if block == 1 { blocks * 32 + tail } else { blocks * block }
-}
-
-fn scalar_of(kernel: &MatmulKernel) -> &'static MatmulKernel {
-    all::MATMUL.iter().find(|s| (s.weight, s.activation) == (kernel.weight, kernel.activation)).unwrap()
 }
 
 fn check_against_scalar(blocks: usize, tail: usize, rows: usize, count: usize, fill: Fill, seed: u64) {

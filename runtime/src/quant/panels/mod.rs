@@ -148,12 +148,14 @@ mod tests {
     fn sizes_of_layouts_by_hand() {
         assert_eq!(SUMS_BYTES, 4096);
         let ternary = ternary::PANEL_GROUPS * 16 * 40 + 4096;
+        // Forty bytes for each of two blocks of 32 columns, of eight tokens.
+        let prepared = 640;
         for (layout, name, group, scratch) in [
             (Layout::Trits, "16 rows x 20 trits", 128, ternary),
             (Layout::Codes, "16 rows x 16 codes", 192, ternary),
-            (Layout::Q4_0, "16 rows of Q4_0", 2 * 16 * 18, 160),
-            (Layout::Q4_1, "16 rows of Q4_1", 2 * 16 * 20, 160),
-            (Layout::Q8_0, "16 rows of Q8_0", 2 * 16 * 34, 160),
+            (Layout::Q4_0, "16 rows of Q4_0", 2 * 16 * 18, prepared),
+            (Layout::Q4_1, "16 rows of Q4_1", 2 * 16 * 20, prepared),
+            (Layout::Q8_0, "16 rows of Q8_0", 2 * 16 * 34, prepared),
         ] {
             assert_eq!(
                 (layout.name(), layout.group_bytes(40), layout.scratch_bytes(40)),

@@ -5,23 +5,14 @@
 //! reader's own accounting (`Budget`), not by a clock.
 
 use super::super::model::{Budget, Format, Library, Symbol};
-use super::super::{compare, demangle, json, table};
-use super::{args, read, sample, samples};
+use super::super::{demangle, every_form};
+use super::{read, sample, samples};
 use std::borrow::Cow;
 
 /// Everything the command does with a file.
 fn digest(name: &str, data: &[u8]) -> Result<usize, String> {
-    let libraries = read(name, data)?;
     // Demangling costs a thread; one sample that has mangled names is enough.
-    let demangle = (name == "libmangled.so").then_some("--demangle");
-    let args = args(&["any"].into_iter().chain(demangle).collect::<Vec<_>>());
-    let mut out = Vec::new();
-    for library in &libraries {
-        table::write(&args, library, &mut out).unwrap();
-    }
-    json::write(&args, &libraries, &mut out).unwrap();
-    compare::needs(&args, &libraries, &libraries, &mut out).unwrap();
-    Ok(out.len())
+    every_form(name, data, name == "libmangled.so").map(|written| written.len())
 }
 
 /// A small generator of numbers (xorshift64*), so that a failing case can be repeated.
