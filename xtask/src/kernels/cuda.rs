@@ -307,7 +307,8 @@ ptxas info    : Used 128 registers, used 1 barriers, 256 bytes smem, 64 bytes cu
                 "step_attend",
                 "step_gemm",
                 "step_rows",
-                "step_wide"
+                "step_wide",
+                "team"
             ]
         );
     }
