@@ -4,6 +4,7 @@
 //! remedy. Each rule is a function from a [`Tree`] to violations; its test plants one. Deliberately absent:
 //! what rustfmt and clippy check.
 
+mod commands;
 mod floors;
 
 use crate::ci;
@@ -84,6 +85,7 @@ const RULES: &[Rule] = &[
     workflows,
     gpu_apart,
     floors::floors,
+    commands::commands,
 ];
 
 pub fn run(ctx: &Ctx) -> Result<ExitCode> {

@@ -451,4 +451,49 @@ mod tests {
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// Every `bitnet` command line of the README and the docs is one that this program takes; values that are not given
+    /// and placeholders in capitals are the reader's.
+    #[test]
+    fn every_command_on_a_page_is_taken() {
+        use bitforge_schema::markdown::command_lines;
+        use clap::error::{ContextKind, ContextValue, ErrorKind};
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut folders = vec![root.join("docs")];
+        let mut pages = vec![root.join("README.md")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let into = if path.is_dir() { &mut folders } else { &mut pages };
+                into.push(path);
+            }
+        }
+        let (mut count, mut wrong) = (0, Vec::new());
+        for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+            for command in command_lines(&std::fs::read_to_string(page).unwrap(), "bitnet") {
+                count += 1;
+                let words = ["bitnet"].into_iter().chain(command.words.iter().map(String::as_str));
+                let Err(error) = Cli::try_parse_from(words) else { continue };
+                let fine = match error.kind() {
+                    ErrorKind::DisplayHelp
+                    | ErrorKind::DisplayVersion
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    | ErrorKind::MissingRequiredArgument
+                    | ErrorKind::MissingSubcommand => true,
+                    ErrorKind::InvalidValue | ErrorKind::ValueValidation => matches!(
+                        error.get(ContextKind::InvalidValue),
+                        Some(ContextValue::String(value)) if !value.contains(|c: char| c.is_ascii_lowercase())
+                    ),
+                    _ => false,
+                };
+                if !fine {
+                    let text = error.to_string();
+                    let line = text.lines().next().unwrap_or_default();
+                    wrong.push(format!("{}:{}: {:?}: {line}", page.display(), command.line, command.words));
+                }
+            }
+        }
+        assert!(count > 50, "only {count} commands were found");
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
 }

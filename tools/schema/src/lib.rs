@@ -9,6 +9,7 @@
 pub mod catalog;
 pub mod env;
 pub mod exit;
+pub mod markdown;
 pub mod paths;
 pub mod protocol;
 pub mod selection;

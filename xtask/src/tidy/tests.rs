@@ -227,3 +227,16 @@ fn the_documented_counts_are_those_of_the_tree() {
     let (snapshots, modules) = floors::snapshots(&tree);
     assert!(snapshots >= 45 && modules.len() >= 10, "{snapshots} {modules:?}");
 }
+
+#[test]
+fn a_command_that_xtask_does_not_take_is_seen() {
+    let page = "`cargo xtask tidy`, `cargo xtask tidi`, `cargo xtask up --al`, `cargo xtask bench --repetitions N`\n\
+        ```sh\ncargo xtask reference build lama\ncargo xtask models fetch NAME\n```\n";
+    let lines = said(commands::commands, &[("docs/page.md", page)]);
+    let shown: Vec<&str> = lines.iter().filter_map(|line| line.split('`').nth(1)).collect();
+    assert_eq!(
+        shown,
+        ["cargo xtask tidi", "cargo xtask up --al", "cargo xtask reference build lama"],
+        "{lines:?}"
+    );
+}
