@@ -4,6 +4,8 @@
 //! `ci.md`, `exit-codes.md`, `environment.md`, `receipts.md` and the JSON Schema of receipts. With `--check` nothing is
 //! written and a stale page fails with the command that refreshes it.
 
+mod commands;
+
 use crate::ci;
 use crate::cli;
 use crate::ctx::Ctx;
@@ -17,8 +19,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// Path below the root and content of every generated page.
-pub fn pages() -> [(&'static str, String); 5] {
+pub fn pages() -> [(&'static str, String); 6] {
     [
+        ("docs/reference/commands.md", commands::render(GENERATED)),
         ("docs/reference/ci.md", ci::page::render(GENERATED, ci::TEXT)),
         ("docs/reference/environment.md", environment()),
         ("docs/reference/exit-codes.md", exit_codes()),
