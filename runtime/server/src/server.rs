@@ -23,6 +23,8 @@ pub struct Server {
     address: SocketAddr,
     accepting: JoinHandle<()>,
     graceful: Arc<GracefulShutdown>,
+    /// Caught before anybody is told that the server is there: from then on SIGHUP does not end the process.
+    hangup: Option<Signal>,
     /// Last: the tasks above end with it.
     runtime: Runtime,
 }
@@ -75,9 +77,10 @@ impl Server {
         let router = router(Arc::clone(&app));
         let accept = listener::accept(socket, Arc::clone(&app), router, tls, Arc::clone(&graceful));
         let accepting = runtime.spawn(accept);
+        let hangup = Some(catch(SignalKind::hangup())?);
         tracing::info!(%address, "listening");
         drop(_entered);
-        let server = Server { app, address, accepting, graceful, runtime };
+        let server = Server { app, address, accepting, graceful, hangup, runtime };
         server.load()?;
         Ok(server)
     }
@@ -110,19 +113,17 @@ impl Server {
     ///
     /// # Errors
     /// Signals that cannot be caught.
-    pub fn run(self) -> Result<End> {
-        let catch = |kind: SignalKind| {
+    pub fn run(mut self) -> Result<End> {
+        let (terminate, interrupt) = {
             let _entered = self.runtime.enter();
-            signal(kind).map_err(|error| Error::Unavailable {
-                what: format!("signals cannot be caught: {error}"),
-                remedy: "start the server where that is allowed".into(),
-            })
+            (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?)
         };
-        let (terminate, interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
-        let mut reload = catch(SignalKind::hangup())?;
         let app = Arc::clone(&self.app);
+        let mut hangup = self.hangup.take();
         self.runtime.spawn(async move {
-            while reload.recv().await.is_some() {
+            while let Some(signal) = &mut hangup
+                && signal.recv().await.is_some()
+            {
                 let app = Arc::clone(&app);
                 let loaded = tokio::task::spawn_blocking(move || app.load()).await;
                 match loaded {
@@ -170,6 +171,14 @@ impl Server {
         runtime.shutdown_timeout(Duration::from_secs(1));
         end
     }
+}
+
+/// Within the runtime that will wait for it.
+fn catch(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| Error::Unavailable {
+        what: format!("signals cannot be caught: {error}"),
+        remedy: "start the server where that is allowed".into(),
+    })
 }
 
 /// SIGTERM and SIGINT as one.

@@ -171,6 +171,8 @@ fn recipe(ctx: &Ctx, plan: &Plan, artifact: &Artifact) -> Result<Recipe> {
     };
     let maps = [(root.display().to_string(), "/bitforge"), (cargo_home, "/cargo"), (sysroot, "/rust")];
     let rust = |(from, to): &(String, &str)| format!("--remap-path-prefix={from}={to}");
+    // The profile's `strip` alone left the symbols in: 17.4 MB instead of 13.5.
+    let rustflags = maps.iter().map(rust).chain(["-Cstrip=symbols".to_string()]);
     let c = |(from, to): &(String, &str)| format!("-ffile-prefix-map={from}={to}");
     let target_dir = root
         .join("target/release-build")
@@ -183,7 +185,7 @@ fn recipe(ctx: &Ctx, plan: &Plan, artifact: &Artifact) -> Result<Recipe> {
         .cargo([subcommand, "--locked", "--profile", "dist", "-p", "bitnet-cli", "--bin", "bitnet"])?
         .args(["--target".into(), target.clone()])
         .args(["--target-dir".into(), target_dir.clone().into_os_string()])
-        .env("CARGO_ENCODED_RUSTFLAGS", maps.iter().map(rust).collect::<Vec<_>>().join("\x1f"))
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags.collect::<Vec<_>>().join("\x1f"))
         .env("CFLAGS", maps.iter().map(c).collect::<Vec<_>>().join(" "))
         .env("SOURCE_DATE_EPOCH", plan.epoch.to_string())
         .env("CARGO_INCREMENTAL", "0")
