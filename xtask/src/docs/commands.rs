@@ -8,7 +8,7 @@ pub(super) fn render(heading: &str) -> String {
     let mut text = format!(
         "{heading}# Commands of `cargo xtask`\n\nEvery command also takes `--json` (one JSON value on stdout; text for people goes to \
          stderr) and `--offline` (never touch the\nnetwork). Those of `bitnet` are in its man pages: `bitnet man DIR`, or \
-         `bitnet COMMAND --help`.\n"
+         `bitnet run --help` for one of them.\n"
     );
     let mut command = Cli::command();
     // Global arguments reach every command only when the whole is built; the page names them once.
