@@ -224,8 +224,9 @@ fn shared_bytes(
         && groups(ffn)
         && hidden <= 2560
         && query <= 2560
-        && ffn <= 7680
-        && config.head_dim.is_multiple_of(32)
+        && ffn <= 7200
+        // A row of keys takes whole lines of the L1 cache, which may be stale where a newer row is in them.
+        && config.head_dim.is_multiple_of(64)
         && config.head_dim <= 128
         && config.heads / config.kv_heads <= 4
         && config.heads * slots(config.head_dim) <= 2 * THREADS

@@ -16,10 +16,10 @@ constexpr int MAX_SPLITS = 16;
 constexpr int MAX_PAGES = 256;
 constexpr int MAX_LAYERS = 64;
 constexpr int MAX_RESULTS = 512;
-constexpr int WORDS = 5;        // words of a packed row per lane: rows of 2560, or a quarter of rows of 10240
 constexpr int DOWN_PARTS = 4;   // warps that share a row of the down projection
 constexpr int MAX_HEAD_ROWS = 1216;
 constexpr int GROUP = 4;        // query heads of one KV head that are taken together in a long context
+constexpr int KEPT = 128;       // positions whose values are copied to shared memory in a short context
 constexpr int SHORT = 512;      // positions of a short context at most, as in cuda::decode
 
 struct Decode {
@@ -50,16 +50,17 @@ struct Decode {
 static_assert(sizeof(Decode) == 256, "cuda::params has the same");
 
 // The four products of a layer, and the regions of shared memory with this block's rows of them.
-enum Phase { QKV, OUT, UP, DOWN, PHASES };
+enum Phase { QKV, OUT, UP, DOWN, PHASES, VALUES = PHASES, BARRIERS };
 
 using Four = AttendBlock<THREADS, GROUP>;
 constexpr int PART = GROUP * MAX_DIM + 2 * GROUP, PART_SLOTS = (PART + 2) / 3;
 
 struct Shared {
-    uint64_t barriers[PHASES];
+    uint64_t barriers[BARRIERS];
     double squares[WARPS];
-    float2 largest[WARPS];
-    int sums[WARPS];
+    float largest[WARPS];
+    int sums[2];  // of the quants: of even and of odd phases
+    float token_scale;
     int results[MAX_RESULTS];
     float2 scales[MAX_LAYERS * 7];
     int pages[MAX_PAGES];
@@ -70,10 +71,12 @@ struct Shared {
             __align__(16) __half key[MAX_DIM], value[MAX_DIM];
             float2 angles[MAX_DIM / 2];
             float flat[PART + 3];
-            union __align__(16) {
+            union __align__(128) {
                 struct {
-                    float scores[SHORT], parts[8][MAX_DIM], maxima[WARPS];
                     double sums[WARPS];
+                    float scores[SHORT], maxima[WARPS];
+                    __align__(16) float parts[WARPS][MAX_DIM];
+                    __align__(128) __half values[KEPT * MAX_DIM];
                 } exact;
                 Four::Shared four;
                 float merge[MAX_SPLITS][PART];
@@ -87,6 +90,12 @@ struct Shared {
         } head;
     };
 };
+
+__device__ __forceinline__ uint8_t* shared_memory() {
+    extern __shared__ __align__(128) uint8_t memory[];
+    return memory;
+}
+__device__ __forceinline__ Shared& shared() { return *reinterpret_cast<Shared*>(shared_memory()); }
 
 // What a launch needs to know of this file: shared memory before the regions.
 extern "C" __device__ int decode_shared_bytes = (sizeof(Shared) + 127) / 128 * 128;
@@ -108,6 +117,7 @@ struct Place {
     Rows qkv, hidden, ffn;
     uint32_t region[PHASES], act;  // offsets in `memory`
     int query, kv;                 // elements of a token's queries, and of its keys
+    double over_hidden, over_query, over_ffn;  // 1 / n
 
     template <int PHASE> __device__ __forceinline__ int columns() const {
         return PHASE == OUT ? query : PHASE == DOWN ? p.ffn : p.hidden;
@@ -115,127 +125,138 @@ struct Place {
     template <int PHASE> __device__ __forceinline__ const Rows& rows() const {
         return PHASE == QKV ? qkv : PHASE == UP ? ffn : hidden;
     }
-    // Starts the copies of this block's rows of `layer`; called by one thread.
-    template <int PHASE> __device__ __forceinline__ void fetch(int layer) const {
+    // Starts the copies of this block's rows of `layer`, called by one thread: of both matrices of UP in two calls, gate first.
+    template <int PHASE> __device__ __forceinline__ void fetch(int layer, bool second = false) const {
         const int bytes = columns<PHASE>() / 4;
         const Rows& mine = rows<PHASE>();
         long long at = static_cast<long long>(mine.first) * bytes;
         if constexpr (PHASE > QKV) at += static_cast<long long>(query + 2 * kv) * (p.hidden / 4);
         if constexpr (PHASE > OUT) at += static_cast<long long>(p.hidden) * (query / 4);
         if constexpr (PHASE > UP) at += 2ll * p.ffn * (p.hidden / 4);
-        const uint8_t* from = p.weights + layer * p.layer_bytes + at;
-        const uint32_t barrier = shared_address(&s.barriers[PHASE]), to = shared_address(memory + region[PHASE]);
-        const uint32_t size = mine.count * bytes;
-        barrier_expect(barrier, PHASE == UP ? 2 * size : size);
-        if (size) {
-            bulk_copy(to, from, size, barrier);
-            if (PHASE == UP) bulk_copy(to + size, from + static_cast<long long>(p.ffn) * bytes, size, barrier);
-        }
+        const uint32_t barrier = shared_address(&s.barriers[PHASE]), size = mine.count * bytes;
+        const uint8_t* from = p.weights + layer * p.layer_bytes + at + (second ? static_cast<long long>(p.ffn) * bytes : 0);
+        if (PHASE == UP && !second) barrier_expect_more(barrier, size);
+        else barrier_expect(barrier, size);
+        if (size) bulk_copy(shared_address(memory + region[PHASE]) + (second ? size : 0), from, size, barrier);
+    }
+    // What is copied while this block multiplies in a phase of `layer`, when nobody waits for others; the first half of UP follows
+    // during attention. Where copies run, what blocks tell each other arrives thousands of cycles later.
+    template <int PHASE> __device__ __forceinline__ void fetch_ahead(int layer, int next) const {
+        if constexpr (PHASE == QKV) fetch<OUT>(layer);
+        if constexpr (PHASE == OUT) fetch<UP>(layer, true);
+        if constexpr (PHASE == UP) fetch<DOWN>(layer);
+        if (PHASE == DOWN && next >= 0) fetch<QKV>(next);
     }
 };
 
-struct Quantized {
-    float scale;  // 127 / absmax
-    int sum;
-};
-
-// The sum of a double over the block, by every thread; `place` has one per warp. A barrier is inside.
-__device__ __forceinline__ double sum_block(double v, double* place) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);
-    if (lane == 0) place[warp] = v;
-    __syncthreads();
-    v = place[lane % WARPS];
-#pragma unroll
-    for (int step = WARPS / 2; step > 0; step /= 2) v += __shfl_xor_sync(ALL, v, step);
-    return v;
+// Waits for the first HERE threads.
+template <int HERE> __device__ __forceinline__ void wait_for() {
+    asm volatile("bar.sync %0, %1;" ::"n"(HERE == THREADS ? 0 : 1), "n"(HERE) : "memory");
+}
+// The sum of a double over them, by each of them; `place` has one per warp. A barrier is inside.
+template <int HERE> __device__ __forceinline__ double sum_threads(double v, double* place) {
+    v = warp_sum(v);
+    if (threadIdx.x % 32 == 0) place[threadIdx.x / 32] = v;
+    wait_for<HERE>();
+    return sum_of_few(place, HERE / 32);
 }
 
-__device__ __forceinline__ float inverse_rms(double squares, int n, float eps) {
-    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(static_cast<float>(squares / n), eps)));
+// `over` is 1 / n.
+__device__ __forceinline__ float inverse_rms(double squares, double over, float eps) {
+    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(static_cast<float>(squares * over), eps)));
 }
 
-// Receives the input of a product, normalises it and writes it as int8 into `act`, rounded as on the CPU. Which element is
-// the largest after the norm is told from the products with the weights, before the norm is known; its value then is
-// exact.
+// Receives the input of a product, normalises it and writes it as int8 into `act`, rounded as on the CPU; the scale and the sum of the
+// quants go to s.token_scale and s.sums. Half of the warps do it where they suffice: what every thread does once counts more
+// than what it does per element.
+template <int PHASE> constexpr int RECEIVERS = PHASE == DOWN ? THREADS - 32 : THREADS / 2;
 template <int PHASE>
-__device__ __forceinline__ Quantized receive_input(const Place& x, const uint4* slots, const float4* weights, uint32_t ticket) {
-    constexpr int EACH = PHASE == DOWN ? 5 : 2;
-    const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, n = x.columns<PHASE>();
-    const int per_head = slots_of(x.p.head_dim), total = PHASE == OUT ? x.p.heads * per_head : slots_of(n);
-    Shared& s = x.s;
-    int8_t* act = reinterpret_cast<int8_t*>(x.memory + x.act);
-    Slot v[EACH];
-    float4 w[EACH];
+__device__ __forceinline__ void receive_input(const Place& x, const uint4* slots, const float4* weights, uint32_t ticket) {
+    constexpr int HERE = RECEIVERS<PHASE>, EACH = PHASE == DOWN ? 5 : 4;
+    if (threadIdx.x < HERE) {
+        const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
+        const int per_head = slots_of(x.p.head_dim), total = PHASE == OUT ? x.p.heads * per_head : slots_of(x.columns<PHASE>());
+        Shared& s = shared();
+        Slot v[EACH];
+        float4 w[EACH];
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        const int slot = tid + i * THREADS;
-        if (slot < total) {
-            v[i] = look(slots + slot);
-            w[i] = __ldg(weights + slot);
+        for (int i = 0; i < EACH; i++) {
+            const int slot = tid + i * HERE;
+            w[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (slot < total) w[i] = load_ahead(weights + slot);
         }
-    }
-    double squares = 0.0;
-    float largest = -1.0f, largest_v = 0.0f, largest_w = 0.0f;
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        const int slot = tid + i * THREADS;
-        if (slot < total) {
-            while (v[i].ticket != ticket) v[i] = look(slots + slot);
+        for (int i = 0; i < EACH; i++) {
+            v[i] = Slot{{}, ticket};
+            if (tid + i * HERE < total) v[i] = look(slots + tid + i * HERE);
+        }
+        // All that are missing are asked for again at once.
+        for (;;) {
+            bool missing = false;
+#pragma unroll
+            for (int i = 0; i < EACH; i++) missing |= v[i].ticket != ticket;
+            if (!missing) break;
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+                if (v[i].ticket != ticket) v[i] = look(slots + tid + i * HERE);
+        }
+        double squares[2] = {};
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+#pragma unroll
+            for (int j = 0; j < EACH_SLOT; j++) squares[(i * EACH_SLOT + j) % 2] += static_cast<double>(__fmul_rn(v[i].v[j], v[i].v[j]));
+        const double over = PHASE == DOWN ? x.over_ffn : PHASE == OUT ? x.over_query : x.over_hidden;
+        const float inverse = inverse_rms(sum_threads<HERE>(squares[0] + squares[1], s.squares), over, x.p.eps);
+        float largest = 0.0f;
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++) {
                 // Places that are padding hold zero.
-                const float weight = j == 0 ? w[i].x : j == 1 ? w[i].y : w[i].z, size = fabsf(__fmul_rn(v[i].v[j], weight));
-                squares += static_cast<double>(__fmul_rn(v[i].v[j], v[i].v[j]));
-                if (size > largest) largest = size, largest_v = v[i].v[j], largest_w = weight;
+                const float weight = j == 0 ? w[i].x : j == 1 ? w[i].y : w[i].z;
+                v[i].v[j] = __fmul_rn(__fmul_rn(v[i].v[j], inverse), weight), largest = fmaxf(largest, fabsf(v[i].v[j]));
             }
-        }
-    }
-    {
-        const float most = warp_max_positive(fmaxf(largest, 0.0f));
-        const int from = __ffs(__ballot_sync(ALL, largest == most)) - 1;
-        largest_v = __shfl_sync(ALL, largest_v, max(from, 0)), largest_w = __shfl_sync(ALL, largest_w, max(from, 0));
-        if (lane == 0) s.largest[warp] = make_float2(largest_v, largest_w);
-    }
-    const float inverse = inverse_rms(sum_block(squares, s.squares), n, x.p.eps);
-    const float2 one = s.largest[lane % WARPS];
-    const float scale = token_scale(warp_max_positive(fabsf(__fmul_rn(__fmul_rn(one.x, inverse), one.y))));
-    int sum = 0;
+        largest = warp_max_positive(largest);
+        if (lane == 0) s.largest[warp] = largest;
+        wait_for<HERE>();
+        const float scale = token_scale(warp_max_positive(s.largest[lane < HERE / 32 ? lane : 0]));
+        uint32_t sum = 0;
+        uint8_t* act = shared_memory() + x.act;
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-        const int slot = tid + i * THREADS;
-        int at = EACH_SLOT * slot, count = EACH_SLOT;
-        if (PHASE == OUT) {
-            const int head = slot / per_head, within = EACH_SLOT * (slot - head * per_head);
-            at = head * x.p.head_dim + within, count = x.p.head_dim - within;
-        }
-        if (slot < total) {
+        for (int i = 0; i < EACH; i++) {
+            const int slot = tid + i * HERE;
+            int at = EACH_SLOT * slot, count = EACH_SLOT;
+            if (PHASE == OUT) {
+                const int head = slot / per_head, within = EACH_SLOT * (slot - head * per_head);
+                at = head * x.p.head_dim + within, count = x.p.head_dim - within;
+            }
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++) {
                 // Rounded to an integer in the low bits, see `quantize`.
-                const float weight = j == 0 ? w[i].x : j == 1 ? w[i].y : w[i].z;
-                const int q = __float_as_int(__fmaf_rn(__fmul_rn(__fmul_rn(v[i].v[j], inverse), weight), scale, 12582912.0f));
-                if (PHASE != OUT || j < count) act[at + j] = static_cast<int8_t>(q), sum += static_cast<int8_t>(q);
+                const uint32_t q = __float_as_uint(__fmaf_rn(v[i].v[j], scale, 12582912.0f));
+                sum += q;
+                if (slot < total && (PHASE != OUT || j < count)) act[at + j] = static_cast<uint8_t>(q);
             }
         }
+        sum = __reduce_add_sync(ALL, sum - EACH * EACH_SLOT * 0x4b400000u);
+        if (lane == 0) atomicAdd(&s.sums[PHASE % 2], static_cast<int>(sum));
+        if (tid == 0) s.token_scale = scale;
     }
-    sum = __reduce_add_sync(ALL, sum);
-    if (lane == 0) s.sums[warp] = sum;
     __syncthreads();
-    return Quantized{scale, __reduce_add_sync(ALL, lane < WARPS ? s.sums[lane] : 0)};
 }
 
 // results[part * rows + row] = code products of this block's packed rows with `act`: a row by one warp, or by PARTS, and
 // AT_ONCE rows in flight. Fields are multiplied in place, so those of shift 2c count 4^c times and are divided, without
 // a rest, at the end.
 template <int PHASE> __device__ __forceinline__ void multiply(const Place& x) {
-    constexpr int PARTS = PHASE == DOWN ? DOWN_PARTS : 1, STRIDE = WARPS / PARTS, AT_ONCE = PHASE < UP ? 2 : PHASE == UP ? 4 : 5;
+    constexpr int PARTS = PHASE == DOWN ? DOWN_PARTS : 1, STRIDE = PHASE == DOWN ? WARPS / PARTS : WARPS - 1;
+    constexpr int AT_ONCE = PHASE < UP ? 2 : PHASE == UP ? 4 : 5;
+    constexpr int WORDS = PHASE == DOWN ? 4 : 5;  // of a packed row per lane: rows of 2560, or a quarter of rows of 8192
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, words = x.columns<PHASE>() / 16;
     const int rows = (PHASE == UP ? 2 : 1) * x.rows<PHASE>().count, part = warp % PARTS;
     const int first = words * part / PARTS + lane, last = words * (part + 1) / PARTS;
-    const uint4* act = reinterpret_cast<const uint4*>(x.memory + x.act);
-    const uint32_t* packed = reinterpret_cast<const uint32_t*>(x.memory + x.region[PHASE]) + first;
+    const uint4* act = reinterpret_cast<const uint4*>(shared_memory() + x.act);
+    const uint32_t* packed = reinterpret_cast<const uint32_t*>(shared_memory() + x.region[PHASE]) + first;
     uint4 a[WORDS];
 #pragma unroll
     for (int i = 0; i < WORDS; i++) a[i] = first + 32 * i < last ? act[first + 32 * i] : make_uint4(0, 0, 0, 0);
@@ -266,34 +287,40 @@ template <int PHASE> __device__ __forceinline__ void multiply(const Place& x) {
         int mine = d[0];
 #pragma unroll
         for (int r = 1; r < AT_ONCE; r++) mine = lane == r ? d[r] : mine;
-        if (lane < AT_ONCE && row + lane * STRIDE < rows) x.s.results[part * rows + row + lane * STRIDE] = mine;
+        if (lane < AT_ONCE && row + lane * STRIDE < rows) shared().results[part * rows + row + lane * STRIDE] = mine;
     }
 }
 
 // The product of one phase: input from `from`, results to `to`; this block's rows of the next layer on their way.
 template <int PHASE>
 __device__ __forceinline__ void product(const Place& x, const uint4* from, uint4* to, const float4* weights,
-                                        const float2* scales, uint32_t taken, uint32_t ticket, uint32_t parity, int refill,
+                                        const float2* scales, uint32_t taken, uint32_t ticket, uint32_t parity, int layer, int next,
                                         float& h) {
-    const Quantized q = receive_input<PHASE>(x, from, weights, taken);
-    barrier_wait(shared_address(&x.s.barriers[PHASE]), parity);
-    multiply<PHASE>(x);
+    receive_input<PHASE>(x, from, weights, taken);
+    barrier_wait(shared_address(&shared().barriers[PHASE]), parity);
+    Shared& s = shared();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, i = warp * 30 + lane;
     const Rows& mine = x.rows<PHASE>();
+    // The last warp starts copies; it has rows of its own in the down projection alone.
+    if (threadIdx.x == THREADS - 32) x.fetch_ahead<PHASE>(layer, next);
+    if (PHASE == DOWN || warp < WARPS - 1) multiply<PHASE>(x);
     const int which = PHASE == QKV ? (mine.first + i >= x.query) + (mine.first + i >= x.query + x.kv) : PHASE == OUT ? 3 : PHASE == UP ? 4 : 6;
     const float2 scale = scales[which], of_up = scales[5];
     __syncthreads();
     // Ten slots a warp: lane l has value l of them.
-    if (warp * 30 < mine.count) {
+    if (warp == 0 || warp * 30 < mine.count) {
+        const int sum = s.sums[PHASE % 2];
+        const float token = s.token_scale;
+        if (threadIdx.x == 0) s.sums[(PHASE + 1) % 2] = 0;
         float v = 0.0f;
         if (lane < 30 && i < mine.count) {
-            const int* results = x.s.results + i;
-            int dot = results[0] - q.sum;
+            const int* results = s.results + i;
+            int dot = results[0] - sum;
             if (PHASE == DOWN)
 #pragma unroll
                 for (int part = 1; part < DOWN_PARTS; part++) dot += results[part * mine.count];
-            v = descale(dot, q.scale, scale.x, scale.y);
-            if (PHASE == UP) v = activate(x.p.activation, v, descale(results[mine.count] - q.sum, q.scale, of_up.x, of_up.y));
+            v = descale(dot, token, scale.x, scale.y);
+            if (PHASE == UP) v = activate(x.p.activation, v, descale(results[mine.count] - sum, token, of_up.x, of_up.y));
             if (PHASE == OUT || PHASE == DOWN) v = h += v;
         }
         const float second = __shfl_down_sync(ALL, v, 1), third = __shfl_down_sync(ALL, v, 2);
@@ -301,7 +328,6 @@ __device__ __forceinline__ void product(const Place& x, const uint4* from, uint4
     }
     // Nobody waits for others before this block's own results are out: polling would be in their way.
     __syncthreads();
-    if (threadIdx.x == THREADS - 1 && refill >= 0) x.fetch<PHASE>(refill);
 }
 
 #include "decode_attend.cuh"
@@ -370,7 +396,7 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
     extern __shared__ __align__(128) uint8_t memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
     const int tid = threadIdx.x, query = p.heads * p.head_dim, kv = p.kv_heads * p.head_dim;
-    Place x{p, s, memory, Rows(query + 2 * kv), Rows(p.hidden), Rows(p.ffn), {}, 0, query, kv};
+    Place x{p, s, memory, Rows(query + 2 * kv), Rows(p.hidden), Rows(p.ffn), {}, 0, query, kv, 1.0 / p.hidden, 1.0 / query, 1.0 / p.ffn};
     x.region[QKV] = (sizeof(Shared) + 127) / 128 * 128;
     x.region[OUT] = x.region[QKV] + x.qkv.count * (p.hidden / 4);
     x.region[UP] = x.region[OUT] + x.hidden.count * (query / 4);
@@ -378,10 +404,11 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
     x.act = x.region[DOWN] + x.hidden.count * (p.ffn / 4);
     if (tid == 0) {
 #pragma unroll
-        for (int i = 0; i < PHASES; i++) barrier_init(shared_address(&s.barriers[i]));
+        for (int i = 0; i < BARRIERS; i++) barrier_init(shared_address(&s.barriers[i]));
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        x.fetch<QKV>(0), x.fetch<OUT>(0), x.fetch<UP>(0), x.fetch<DOWN>(0);
+        x.fetch<QKV>(0);
     }
+    if (tid < 2) s.sums[tid] = 0;
     for (int i = tid; i < p.layers * 7; i += THREADS) s.scales[i] = p.scales[i];
     for (int i = tid; i <= (p.position + p.count - 1) / PAGE; i += THREADS) s.pages[i] = p.pages[i];
     __syncthreads();
@@ -409,18 +436,29 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
         for (int layer = 0; layer < p.layers; layer++, parity ^= 1) {
             const float4* norm = p.norms + static_cast<long long>(layer) * layer_slots;
             const float2* scales = s.scales + layer * 7;
-            const int refill = layer + 1 < p.layers ? layer + 1 : step + 1 == p.count ? -1 : 0;
+            const int next = layer + 1 < p.layers ? layer + 1 : step + 1 == p.count ? -1 : 0;
             if (attends) prefetch_cache(x, layer, share);
             const uint32_t taken = ticket++;
-            product<QKV>(x, p.out, p.qkv, norm, scales, taken, ticket, parity, refill, h);
-            if (attends) attention(x, layer, position, share, ticket);
+            product<QKV>(x, p.out, p.qkv, norm, scales, taken, ticket, parity, layer, next, h);
+            if constexpr (WHOLE) {
+                if (attends) attend_exactly(p, layer, position, share.unit, ticket, parity);
+            } else {
+                if (attends) attend_runs(x, layer, position, share, ticket);
+            }
+            // Others are at attention for a while, which reads nothing from memory once the queries are there.
+            if (tid == THREADS - 32) {
+                receive(p.qkv, ticket);
+                x.fetch<UP>(layer);
+            }
             norm += hidden_slots;
-            product<OUT>(x, p.attn, p.mid, norm, scales, ticket, ticket, parity, refill, h);
+            product<OUT>(x, p.attn, p.mid, norm, scales, ticket, ticket, parity, layer, next, h);
             norm += attn_slots;
-            product<UP>(x, p.mid, p.act, norm, scales, ticket, ticket, parity, refill, h);
+            product<UP>(x, p.mid, p.act, norm, scales, ticket, ticket, parity, layer, next, h);
             norm += hidden_slots;
-            product<DOWN>(x, p.act, p.out, norm, scales, ticket, ticket, parity, refill, h);
+            product<DOWN>(x, p.act, p.out, norm, scales, ticket, ticket, parity, layer, next, h);
         }
+        // New keys and values are there before anything of the next token is.
+        if (attends) __threadfence();
         // The final norm, in the memory of `act`.
         float* normed = reinterpret_cast<float*>(memory + x.act);
         __syncthreads();
@@ -432,7 +470,7 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
             for (int j = 0; j < EACH_SLOT; j++)
                 if (EACH_SLOT * slot + j < p.hidden) squares += static_cast<double>(__fmul_rn(found.v[j], found.v[j])), normed[EACH_SLOT * slot + j] = found.v[j];
         }
-        const float inverse = inverse_rms(sum_block(squares, s.squares), p.hidden, p.eps);
+        const float inverse = inverse_rms(sum_threads<THREADS>(squares, s.squares), x.over_hidden, p.eps);
 #pragma unroll 1
         for (int i = tid; i < p.hidden; i += THREADS) {
             const float v = __fmul_rn(__fmul_rn(normed[i], inverse), p.final_norm[i]);

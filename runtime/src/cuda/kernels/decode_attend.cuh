@@ -23,14 +23,32 @@ template <bool WHOLE> struct Share {
     __device__ __forceinline__ bool idle(const Place& x) const { return unit >= (WHOLE ? x.p.heads : x.p.kv_heads); }
 };
 
-// Brings what attention of `layer` will read into the L2 cache.
+// Starts bringing what attention of `layer` will read: in a short context the first values to shared memory and keys to the L2
+// cache, by one thread; in a long one all to the L2 cache.
 template <bool WHOLE> __device__ __forceinline__ void prefetch_cache(const Place& x, int layer, const Share<WHOLE>& u) {
-    const int lines = (x.p.head_dim + 63) / 64;  // of 128 bytes, per row
+    if constexpr (WHOLE) {
+        if (threadIdx.x != THREADS - 1) return;
+        const CacheRun keys(x.p.cache, x.s.pages, layer, 0, u.head), values(x.p.cache, x.s.pages, layer, 1, u.head);
+        const int row = x.p.head_dim * 2, older = u.last - 1;
+        const uint32_t barrier = shared_address(&x.s.barriers[VALUES]), to = shared_address(x.s.attention.exact.values);
+        // What lies there was written by ordinary stores, here and by other blocks.
+        asm volatile("fence.proxy.async;" ::: "memory");
+        barrier_expect(barrier, min(older, KEPT) * row);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < (u.last - u.first) * 2 * lines; i += THREADS) {
-        const int row = i / (2 * lines), part = i % (2 * lines);
-        const CacheRun run(x.p.cache, x.s.pages, layer, part / lines, u.head);
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(run.row(u.first + row) + part % lines * 64));
+        for (int at = 0; at < older; at += PAGE) {
+            const int bytes = min(older - at, PAGE) * row;
+            if (at < KEPT) bulk_copy(to + at * row, values.row(at), bytes, barrier);
+            else bulk_prefetch(values.row(at), bytes);
+            bulk_prefetch(keys.row(at), bytes);
+        }
+    } else {
+        const int lines = (x.p.head_dim + 63) / 64;  // of 128 bytes, per row
+#pragma unroll 1
+        for (int i = threadIdx.x; i < (u.last - u.first) * 2 * lines; i += THREADS) {
+            const int row = i / (2 * lines), part = i % (2 * lines);
+            const CacheRun run(x.p.cache, x.s.pages, layer, part / lines, u.head);
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(run.row(u.first + row) + part % lines * 64));
+        }
     }
 }
 
@@ -50,33 +68,95 @@ __device__ __forceinline__ void publish_head(uint4* to, const float* values, int
     publish(to + threadIdx.x, values[k], k + 1 < n ? values[k + 1] : 0.0f, k + 2 < n ? values[k + 2] : 0.0f, ticket);
 }
 
-// Attention of one query head over `positions` positions by the block, in the CPU's order of operations
-// (kernels::arch::all::attention is the definition): `query` and the newest key and value are in shared memory.
-// A call, since ptxas 13.0 takes the stack pointer for something else where this is inlined into decode_short.
-__device__ __noinline__ void attend_exactly(const Place& x, const CacheRun& keys, const CacheRun& values, int positions) {
+// Element d of a head after RoPE.
+__device__ __forceinline__ float rotated(const Decode& p, const float2* angles, const float* v, int d) {
+    if (d >= p.rope_dim) return v[d];
+    const int pairs = p.rope_dim / 2, pair = p.neox ? (d >= pairs ? d - pairs : d) : d / 2;
+    const bool second = p.neox ? d >= pairs : d % 2;
+    const float a = v[p.neox ? pair : 2 * pair], b = v[p.neox ? pair + pairs : 2 * pair + 1];
+    const float2 angle = angles[pair];
+    return second ? fmaf(a, angle.y, b * angle.x) : fmaf(a, angle.x, -(b * angle.y));
+}
+
+// Waits for queries [q0, q0 + wanted), and the new key and value of KV head `head`: 256 threads for queries, 128 for each of the
+// others.
+__device__ __forceinline__ void receive_heads(const Place& x, int q0, int wanted, int head, uint32_t ticket) {
+    const int tid = threadIdx.x, dim = x.p.head_dim;
     auto& s = x.s.attention;
-    const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, l = lane % 4, dim = keys.dim, newest = positions - 1;
-    const int padded = (positions + 7) / 8 * 8;
+    const int start = tid < 256 ? q0 : tid < 384 ? x.query + head * dim : x.query + x.kv + head * dim;
+    const int slot = start / EACH_SLOT + (tid < 256 ? tid : tid % 128), end = start + (tid < 256 ? wanted : dim);
+    if (slot * EACH_SLOT >= end) return;
+    const Slot found = receive(x.p.qkv + slot, ticket);
+    float* to = (tid < 256 ? s.raw : tid < 384 ? s.fresh : s.fresh + MAX_DIM) - start;
+#pragma unroll
+    for (int j = 0; j < EACH_SLOT; j++) {
+        const int k = slot * EACH_SLOT + j;
+        if (k >= start && k < end) to[k] = found.v[j];
+    }
+}
+
+// Attention of query head `unit`, in the CPU's order of operations (kernels::arch::all::attention is the definition).
+// A call, since ptxas 13.0 takes the stack pointer for something else where this is inlined into decode_short.
+__device__ __noinline__ void attend_exactly(const Decode& p, int layer, int newest, int unit, uint32_t ticket, uint32_t parity) {
+    extern __shared__ __align__(128) uint8_t memory[];
+    Shared& all = *reinterpret_cast<Shared*>(memory);
+    auto& s = all.attention;
+    const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, l = lane % 4, dim = p.head_dim, group = p.heads / p.kv_heads;
+    const int positions = newest + 1, padded = (positions + 7) / 8 * 8, head = unit / group;
+    const CacheRun keys(p.cache, all.pages, layer, 0, head), values(p.cache, all.pages, layer, 1, head);
+    // Four lanes have a position; keys are read before the query is there.
+    uint4 k[MAX_DIM / 32];
+    auto load_keys = [&](int at) {
+        if (at >= newest) return;
+        const __half* key = keys.row(at) + 8 * l;
+#pragma unroll
+        for (int j = 0; j < MAX_DIM / 32; j++)
+            if (32 * j < dim) k[j] = __ldcg(reinterpret_cast<const uint4*>(key + 32 * j));
+    };
+    load_keys(warp * 8 + lane / 4);
+    // 128 threads each for the query, the new key and the new value: element `at` and the one that RoPE pairs it with.
+    if (const int of = tid / MAX_DIM, at = tid % MAX_DIM; of != 3 && at < dim) {
+        const int start = of == 0 ? unit * dim : p.heads * dim + ((of == 2 ? p.kv_heads : 0) + head) * dim, pairs = p.rope_dim / 2;
+        const bool turns = of != 2 && at < p.rope_dim;
+        const int pair = p.neox ? (at >= pairs ? at - pairs : at) : at / 2, other = p.neox ? (at >= pairs ? at - pairs : at + pairs) : at ^ 1;
+        const bool second = p.neox ? at >= pairs : at % 2;
+        const int mine = start + at, its = turns ? start + other : mine;
+        float2 angle = make_float2(1.0f, 0.0f);
+        if (turns) angle = p.angles[static_cast<long long>(newest) * pairs + pair];
+        Slot a = look(p.qkv + mine / EACH_SLOT), b = look(p.qkv + its / EACH_SLOT);
+        while (a.ticket != ticket || b.ticket != ticket) a = look(p.qkv + mine / EACH_SLOT), b = look(p.qkv + its / EACH_SLOT);
+        auto element = [](const Slot& from, int i) { return i == 0 ? from.v[0] : i == 1 ? from.v[1] : from.v[2]; };
+        float v = element(a, mine % EACH_SLOT);
+        const float w = element(b, its % EACH_SLOT);
+        if (turns) v = second ? fmaf(w, angle.y, v * angle.x) : fmaf(v, angle.x, -(w * angle.y));
+        if (of == 0) s.query[at] = round_half(v);
+        else {
+            const __half fresh = __float2half_rn(v);
+            (of == 2 ? s.value : s.key)[at] = fresh;
+            // Seen by others in the next token at the earliest: `decode` has a fence before it.
+            if (unit % group == 0) (of == 2 ? values : keys).row(newest)[at] = fresh;
+        }
+    }
+    __syncthreads();
     const float scale = __fdiv_rn(1.0f, __fsqrt_rn(static_cast<float>(dim)));
     float highest = -INFINITY;
-    // Four lanes have a position.
 #pragma unroll 1
-    for (int base = warp * 8; base < padded; base += WARPS * 8) {
+    for (int base = warp * 8; base < padded; base += KEPT) {
         const int at = base + lane / 4;
-        const __half* key = at >= newest ? s.key : keys.row(at);
         float sum[8] = {};
 #pragma unroll
         for (int j = 0; j < MAX_DIM / 32; j++)
             if (32 * j < dim) {
-                const uint4 k = *reinterpret_cast<const uint4*>(key + 32 * j + 8 * l);
-                const uint32_t pairs[4] = {k.x, k.y, k.z, k.w};
+                if (at >= newest) k[j] = *reinterpret_cast<const uint4*>(s.key + 32 * j + 8 * l);
+                const uint32_t both[4] = {k[j].x, k[j].y, k[j].z, k[j].w};
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    const float2 pair = halves(pairs[i]);
+                    const float2 pair = halves(both[i]);
                     sum[2 * i] = __fmaf_rn(s.query[32 * j + 8 * l + 2 * i], pair.x, sum[2 * i]);
                     sum[2 * i + 1] = __fmaf_rn(s.query[32 * j + 8 * l + 2 * i + 1], pair.y, sum[2 * i + 1]);
                 }
             }
+        load_keys(at + KEPT);
         const float found = __fmul_rn(add_lanes(sum, l), scale), score = at < positions ? found : -INFINITY;
         if (l == 0) s.exact.scores[at] = score;
         highest = fmaxf(highest, score);
@@ -84,131 +164,135 @@ __device__ __noinline__ void attend_exactly(const Place& x, const CacheRun& keys
 #pragma unroll
     for (int step = 4; step < 32; step *= 2) highest = fmaxf(highest, __shfl_xor_sync(ALL, highest, step));
     if (lane == 0) s.exact.maxima[warp] = highest;
+    // A warp has a row of values, and of each 32 positions two: residues warp and warp + 16. Values that are not in
+    // shared memory are read before the weights are there.
+    const int d = 4 * lane;
+    uint2 v[KEPT / WARPS];
+    auto load_values = [&](int base) {
+#pragma unroll
+        for (int i = 0; i < KEPT / WARPS; i++) {
+            const int at = base + warp + WARPS * i;
+            v[i] = make_uint2(0, 0);
+            if (at < newest && d < dim) v[i] = __ldcg(reinterpret_cast<const uint2*>(values.row(at) + d));
+        }
+    };
+    if (positions > KEPT) load_values(KEPT);
     __syncthreads();
-    highest = s.exact.maxima[lane % WARPS];
+    const int whole = (positions + KEPT - 1) / KEPT * KEPT;  // rows of values that are taken: the last of them weigh nothing
+    float e = 0.0f;
+    if (warp * 32 < whole) {
+        highest = s.exact.maxima[lane % WARPS];
 #pragma unroll
-    for (int step = WARPS / 2; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(ALL, highest, step));
-    // A position per thread: at most SHORT, which is THREADS.
-    const float e = tid < padded ? exp_exact(__fsub_rn(s.exact.scores[tid], highest)) : 0.0f;
-    float eight = __fadd_rn(e, __shfl_xor_sync(ALL, e, 4));
-    eight = __fadd_rn(eight, __shfl_xor_sync(ALL, eight, 2));
-    eight = __fadd_rn(eight, __shfl_xor_sync(ALL, eight, 1));
-    const float inverse = static_cast<float>(1.0 / sum_block(lane % 8 == 0 ? static_cast<double>(eight) : 0.0, s.exact.sums));
-    if (tid < padded) s.exact.scores[tid] = round_half(__fmul_rn(e, inverse));
-    __syncthreads();
-    // 64 threads have a row of values, and of each 32 positions four: residues part + 8 c.
-    const int part = tid / 64, d = tid % 64 * 2;
-    float chain[4][2] = {};
-    if (d < dim)
-#pragma unroll 2
-        for (int base = part; base < positions; base += 32)
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const int at = base + 8 * c;
-                // Past the end: a sum that does not change by 0 times a value.
-                const __half* value = at >= newest ? s.value : values.row(at);
-                const float weight = at < positions ? s.exact.scores[at] : 0.0f;
-                const float2 pair = halves(*reinterpret_cast<const uint32_t*>(value + d));
-                chain[c][0] = __fmaf_rn(weight, pair.x, chain[c][0]);
-                chain[c][1] = __fmaf_rn(weight, pair.y, chain[c][1]);
-            }
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        s.exact.parts[part][d + i] = __fadd_rn(__fadd_rn(chain[0][i], chain[2][i]), __fadd_rn(chain[1][i], chain[3][i]));
-    __syncthreads();
-    if (tid < dim) {
-        float t[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) t[i] = __fadd_rn(s.exact.parts[i][tid], s.exact.parts[i + 4][tid]);
-        s.flat[tid] = __fadd_rn(__fadd_rn(t[0], t[1]), __fadd_rn(t[2], t[3]));
+        for (int step = WARPS / 2; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(ALL, highest, step));
+        // A position per thread: at most SHORT, which is THREADS.
+        if (tid < padded) e = exp_exact(__fsub_rn(s.exact.scores[tid], highest));
+        float eight = __fadd_rn(e, __shfl_xor_sync(ALL, e, 4));
+        eight = __fadd_rn(eight, __shfl_xor_sync(ALL, eight, 2));
+        eight = __fadd_rn(eight, __shfl_xor_sync(ALL, eight, 1));
+        const double sum = warp_sum(lane % 8 == 0 ? static_cast<double>(eight) : 0.0);
+        if (lane == 0) s.exact.sums[warp] = sum;
     }
     __syncthreads();
+    if (warp * 32 < whole) {
+        const float inverse = static_cast<float>(1.0 / sum_of_few(s.exact.sums, whole / 32));
+        s.exact.scores[tid] = round_half(__fmul_rn(e, inverse));
+    }
+    barrier_wait(shared_address(&all.barriers[VALUES]), parity);
+    __syncthreads();
+    float chain[2][4] = {};
+    auto add = [&](int i, float weight, uint2 four) {
+        const float2 low = halves(four.x), high = halves(four.y);
+        float (&sum)[4] = chain[i % 2];
+        sum[0] = __fmaf_rn(weight, low.x, sum[0]), sum[1] = __fmaf_rn(weight, low.y, sum[1]);
+        sum[2] = __fmaf_rn(weight, high.x, sum[2]), sum[3] = __fmaf_rn(weight, high.y, sum[3]);
+    };
+    const uint2 fresh = *reinterpret_cast<const uint2*>(s.value + d);
+    if (d < dim) {
+#pragma unroll
+        for (int i = 0; i < KEPT / WARPS; i++) {
+            const int at = warp + WARPS * i;
+            uint2 four = make_uint2(0, 0);
+            if (at < newest) four = *reinterpret_cast<const uint2*>(s.exact.values + at * dim + d);
+            add(i, s.exact.scores[at], at == newest ? fresh : four);
+        }
+#pragma unroll 1
+        for (int base = KEPT; base < positions; base += KEPT) {
+#pragma unroll
+            for (int i = 0; i < KEPT / WARPS; i++) {
+                const int at = base + warp + WARPS * i;
+                add(i, s.exact.scores[at], at == newest ? fresh : v[i]);
+            }
+            if (base + KEPT < positions) load_values(base + KEPT);
+        }
+        float4 sums;
+        sums.x = __fadd_rn(chain[0][0], chain[1][0]), sums.y = __fadd_rn(chain[0][1], chain[1][1]);
+        sums.z = __fadd_rn(chain[0][2], chain[1][2]), sums.w = __fadd_rn(chain[0][3], chain[1][3]);
+        *reinterpret_cast<float4*>(&s.exact.parts[warp][d]) = sums;
+    }
+    __syncthreads();
+    if (warp * 30 >= dim) return;
+    const int own = warp * 30 + lane;
+    float of_own = 0.0f;
+    if (lane < 30 && own < dim) {
+        float t[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            t[i] = __fadd_rn(__fadd_rn(s.exact.parts[i][own], s.exact.parts[i + 8][own]), __fadd_rn(s.exact.parts[i + 4][own], s.exact.parts[i + 12][own]));
+        of_own = __fadd_rn(__fadd_rn(t[0], t[1]), __fadd_rn(t[2], t[3]));
+    }
+    const float next = __shfl_down_sync(ALL, of_own, 1), third = __shfl_down_sync(ALL, of_own, 2);
+    if (lane < 30 && lane % EACH_SLOT == 0 && own < dim)
+        publish(p.attn + unit * slots_of(dim) + own / EACH_SLOT, of_own, next, third, ticket);
 }
 
-// Attention of this block's share. The slots of every query head are its own. Runs of positions are merged by the block
-// of the first run.
-template <bool WHOLE>
-__device__ __forceinline__ void attention(const Place& x, int layer, int position, const Share<WHOLE>& u, uint32_t ticket) {
+// Attention of this block's share of a long context. The slots of every query head are its own. Runs of positions are merged
+// by the block of the first run.
+__device__ __forceinline__ void attend_runs(const Place& x, int layer, int position, const Share<false>& u, uint32_t ticket) {
     const Decode& p = x.p;
     auto& s = x.s.attention;
     const int tid = threadIdx.x, positions = position + 1, group = p.heads / p.kv_heads, dim = p.head_dim, pairs = p.rope_dim / 2;
-    const int heads = WHOLE ? 1 : group;
     if (tid >= THREADS - pairs) {
         const int pair = tid - (THREADS - pairs);
         s.angles[pair] = p.angles[static_cast<long long>(position) * pairs + pair];
     }
-    // Queries, then the new key and value: 256 threads wait for queries, 128 for each of the others.
-    const int q0 = (WHOLE ? u.unit : u.head * group) * dim;
-    const int start = tid < 256 ? q0 : tid < 384 ? x.query + u.head * dim : x.query + x.kv + u.head * dim;
-    const int wanted = tid < 256 ? heads * dim : dim, slot = start / EACH_SLOT + (tid < 256 ? tid : tid % 128);
-    if (slot * EACH_SLOT < start + wanted) {
-        const Slot found = receive(p.qkv + slot, ticket);
-        float* to = tid < 256 ? s.raw : tid < 384 ? s.fresh : s.fresh + MAX_DIM;
-#pragma unroll
-        for (int j = 0; j < EACH_SLOT; j++) {
-            const int k = slot * EACH_SLOT + j - start;
-            if (k >= 0 && k < wanted) to[k] = found.v[j];
-        }
-    }
+    receive_heads(x, u.head * group * dim, group * dim, u.head, ticket);
     __syncthreads();
     const bool owner = u.last == positions;
     const float scale = rsqrtf(static_cast<float>(dim)) * 1.4426950408889634f;  // exponents to base 2
-    // Element d of a head after RoPE.
-    auto rotated = [&](const float* v, int d) {
-        if (d >= p.rope_dim) return v[d];
-        const int pair = p.neox ? (d >= pairs ? d - pairs : d) : d / 2;
-        const bool second = p.neox ? d >= pairs : d % 2;
-        const float a = v[p.neox ? pair : 2 * pair], b = v[p.neox ? pair + pairs : 2 * pair + 1];
-        const float2 angle = s.angles[pair];
-        return second ? fmaf(a, angle.y, b * angle.x) : fmaf(a, angle.x, -(b * angle.y));
-    };
     const int h = tid / MAX_DIM, d = tid % MAX_DIM;
-    if (h < heads) s.query[tid] = d < dim ? round_half(rotated(s.raw + h * dim, d)) * (WHOLE ? 1.0f : scale) : 0.0f;
-    else if (!WHOLE && h < GROUP) s.query[tid] = 0.0f;
+    if (h < group) s.query[tid] = d < dim ? round_half(rotated(p, s.angles, s.raw + h * dim, d)) * scale : 0.0f;
+    else if (h < GROUP) s.query[tid] = 0.0f;
+    const CacheRun keys(p.cache, x.s.pages, layer, 0, u.head), values(p.cache, x.s.pages, layer, 1, u.head);
     if (owner && h >= 2 && d < dim) {  // the last two quarters: key, value
-        const bool value = h == 3;
-        const __half v = __float2half_rn(value ? s.fresh[MAX_DIM + d] : rotated(s.fresh, d));
-        (value ? s.value : s.key)[d] = v;
-        if (!WHOLE || u.unit % group == 0) {
-            CacheRun(p.cache, x.s.pages, layer, value, u.head).row(position)[d] = v;
-            __threadfence();
-        }
+        const __half fresh = __float2half_rn(h == 3 ? s.fresh[MAX_DIM + d] : rotated(p, s.angles, s.fresh, d));
+        (h == 3 ? s.value : s.key)[d] = fresh;
+        // Seen by others in the next token at the earliest: `decode` has a fence before it.
+        (h == 3 ? values : keys).row(position)[d] = fresh;
     }
     __syncthreads();
-    const CacheRun keys(p.cache, x.s.pages, layer, 0, u.head), values(p.cache, x.s.pages, layer, 1, u.head);
-    const int fresh = owner ? position : -1;
-    if constexpr (WHOLE) {
-        attend_exactly(x, keys, values, positions);
-        publish_head(p.attn + u.unit * slots_of(dim), s.flat, dim, ticket);
-    } else {
-        Four::run(keys, values, u.first, u.last, s.query, fresh, s.key, s.value, s.four,
-                  [&](int of, int at, float sum, float maximum, float weight) {
-                      s.flat[of * MAX_DIM + at] = u.splits == 1 ? __fdividef(sum, weight) : sum;
-                      if (at == 0) s.flat[GROUP * MAX_DIM + 2 * of] = maximum, s.flat[GROUP * MAX_DIM + 2 * of + 1] = weight;
-                  });
-        __syncthreads();
-        uint4* out = p.attn + u.head * group * slots_of(dim);
-        auto publish_heads = [&](const float* from) {
-    #pragma unroll 1
-            for (int i = 0; i < group; i++) publish_head(out + i * slots_of(dim), from + i * MAX_DIM, dim, ticket);
-        };
-        if (u.splits == 1) return publish_heads(s.flat);
+    Four::run(keys, values, u.first, u.last, s.query, owner ? position : -1, s.key, s.value, s.four,
+              [&](int of, int at, float sum, float maximum, float weight) {
+                  s.flat[of * MAX_DIM + at] = u.splits == 1 ? __fdividef(sum, weight) : sum;
+                  if (at == 0) s.flat[GROUP * MAX_DIM + 2 * of] = maximum, s.flat[GROUP * MAX_DIM + 2 * of + 1] = weight;
+              });
+    __syncthreads();
+    if (u.splits > 1) {
         uint4* partials = p.partial + u.head * MAX_SPLITS * PART_SLOTS;
         publish_all(partials + u.split * PART_SLOTS, s.flat, PART, ticket);
         if (u.split != 0) return;
-    #pragma unroll 1
+#pragma unroll 1
         for (int i = tid; i < u.splits * PART_SLOTS; i += THREADS) {
             const Slot found = receive(partials + i, ticket);
             const int k = i % PART_SLOTS * 3;
-    #pragma unroll
+#pragma unroll
             for (int j = 0; j < 3; j++)
                 if (k + j < PART) s.merge[i / PART_SLOTS][k + j] = found.v[j];
         }
         __syncthreads();
         float largest = -1e30f, sum = 0.0f, weight = 0.0f;
-    #pragma unroll 1
+#pragma unroll 1
         for (int i = 0; i < u.splits; i++) largest = fmaxf(largest, s.merge[i][GROUP * MAX_DIM + 2 * h]);
-    #pragma unroll 1
+#pragma unroll 1
         for (int i = 0; i < u.splits; i++) {
             const float factor = exp2f(s.merge[i][GROUP * MAX_DIM + 2 * h] - largest);
             weight = fmaf(factor, s.merge[i][GROUP * MAX_DIM + 2 * h + 1], weight);
@@ -216,6 +300,7 @@ __device__ __forceinline__ void attention(const Place& x, int layer, int positio
         }
         s.flat[tid] = __fdividef(sum, weight);
         __syncthreads();
-        publish_heads(s.flat);
     }
+#pragma unroll 1
+    for (int i = 0; i < group; i++) publish_head(p.attn + (u.head * group + i) * slots_of(dim), s.flat + i * MAX_DIM, dim, ticket);
 }

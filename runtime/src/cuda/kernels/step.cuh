@@ -124,8 +124,7 @@ struct Tally {
     }
     // Of all lanes of a warp, by the first one.
     __device__ __forceinline__ void join_warp() {
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(ALL, squares, step);
+        squares = warp_sum(squares);
         const unsigned size = static_cast<unsigned>(top >> 32), largest = __reduce_max_sync(ALL, size);
         const unsigned where = __reduce_max_sync(ALL, size == largest ? static_cast<unsigned>(top) : 0);
         top = static_cast<unsigned long long>(largest) << 32 | where;
