@@ -90,12 +90,12 @@ impl Storage {
     pub(crate) fn forget(&self, part: &[u8]) {
         #[cfg(unix)]
         if let Storage::Mapped(map) = self
-            && let Some(Range { start, end }) = pages_of(part, map)
+            && let Some(pages) = pages_of(part, map)
         {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: the range lies inside a mapping that is never written to, so its pages load again with the
             // same bytes.
-            let advised = unsafe { map.unchecked_advise_range(advice, start, end - start) };
+            let advised = unsafe { map.unchecked_advise_range(advice, pages.start, pages.len()) };
             // An advice that is not taken costs memory and nothing else.
             drop(advised);
         }
