@@ -135,8 +135,9 @@ fn evidence(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt) -> Result<Evidence>
         Some(folder) => folder.clone(),
         None => args.file.parent().unwrap_or(Path::new(".")).to_path_buf(),
     };
+    let known = |binary: &PathBuf| proc::read(ctx, &Command::new(binary).args(["kernels", "--json"]));
     Ok(Evidence {
-        kernels: binary.as_deref().map(|binary| kernels(ctx, binary)).transpose()?,
+        kernels: binary.as_ref().map(|binary| kernels(&known(binary)?)).transpose()?,
         binary,
         model,
         facts,
@@ -159,15 +160,13 @@ fn find_model(ctx: &Ctx, facts: &FileFacts) -> Result<Option<PathBuf>> {
     Ok(candidates.into_iter().find(fits))
 }
 
-/// Ids and levels of every kernel of the binary.
-fn kernels(ctx: &Ctx, binary: &Path) -> Result<Vec<(String, String)>> {
+/// Ids and levels of every kernel, from what `bitnet kernels --json` prints.
+pub(super) fn kernels(text: &str) -> Result<Vec<(String, String)>> {
     #[derive(Deserialize)]
     struct Kernels {
         kernel_ids: Vec<String>,
     }
-    let text = proc::read(ctx, &Command::new(binary).args(["kernels", "--json"]))?;
-    let kernels: Kernels =
-        serde_json::from_str(&text).with_context(|| format!("the kernels of {}", binary.display()))?;
+    let kernels: Kernels = serde_json::from_str(text).context("the JSON of `bitnet kernels`")?;
     // An id ends with its level.
     let level = |id: &str| id.rsplit('.').next().unwrap_or_default().to_owned();
     Ok(kernels.kernel_ids.into_iter().map(|id| (level(&id), id)).map(|(level, id)| (id, level)).collect())

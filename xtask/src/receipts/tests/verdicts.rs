@@ -4,7 +4,7 @@ use super::*;
 use crate::crossval::ModelFacts;
 use crate::exit::code_of;
 use crate::receipts::gates::below;
-use crate::receipts::verify::{VerifyArgs, replay, same_sums, same_tokens};
+use crate::receipts::verify::{VerifyArgs, kernels, replay, same_sums, same_tokens};
 use bitforge_receipt_schema::eval::Measured;
 use bitforge_receipt_schema::{Body, FileFacts};
 use bitforge_schema::exit::ExitCode;
@@ -152,6 +152,14 @@ fn what_comes_out_again_is_compared_to_its_end() {
     assert_eq!(sums(&[700.000_002], 1).0, Fail);
     assert_eq!(sums(&[700.0, 601.0], 2), (Fail, "chunk 1 of x gives another sum".into()));
     assert_eq!(sums(&[], 0).0, Fail, "nothing compared is nothing shown");
+}
+
+#[test]
+fn a_kernel_has_the_level_that_its_id_ends_with() {
+    let known = kernels(r#"{"kernel_ids": ["i2_s.i8.avx2", "f16.f32.scalar"], "more": 1}"#).unwrap();
+    let named = |id: &str, level: &str| (id.to_string(), level.to_string());
+    assert_eq!(known, [named("i2_s.i8.avx2", "avx2"), named("f16.f32.scalar", "scalar")]);
+    assert_eq!(kernels("{}").unwrap_err().to_string(), "the JSON of `bitnet kernels`");
 }
 
 /// The command over a receipt in a folder of its own, which is also the cache and the target.
