@@ -180,3 +180,186 @@ fn lists_know_whether_they_are_empty_and_floats_are_narrowed() {
     assert_eq!(gguf.f32s("wide").unwrap(), [0.5, -2.0]);
     assert!(message(gguf.f32s("huge")).contains("expected an array of floats"));
 }
+
+#[test]
+fn every_getter_gives_what_is_there_and_says_what_is_not() {
+    let mut writer = GgufWriter::new();
+    writer
+        .meta("u32", 7u32)
+        .meta("f32", 2.5f32)
+        .meta("yes", true)
+        .meta("no", false)
+        .meta("text", "abc")
+        .meta("words", ["a", "bc"].into_iter().collect::<Strings>())
+        .meta("ints", vec![-4i64, 5])
+        .meta("floats", vec![0.5f32, -2.0]);
+    let gguf = Gguf::from_bytes("x.gguf", bytes_of(writer)).unwrap();
+    assert_eq!((gguf.u32("u32").unwrap(), gguf.opt_u32("u32").unwrap()), (7, Some(7)));
+    assert_eq!((gguf.f32("f32").unwrap(), gguf.opt_f32("f32").unwrap()), (2.5, Some(2.5)));
+    assert_eq!((gguf.bool("yes").unwrap(), gguf.opt_bool("yes").unwrap()), (true, Some(true)));
+    assert_eq!((gguf.bool("no").unwrap(), gguf.opt_bool("no").unwrap()), (false, Some(false)));
+    assert_eq!((gguf.str("text").unwrap(), gguf.opt_str("text").unwrap()), ("abc", Some("abc")));
+    let words = gguf.strings("words").unwrap();
+    assert_eq!(
+        (words.len(), words.get(0), words.get(1), words.get(2)),
+        (2, Some(&b"a"[..]), Some(&b"bc"[..]), None)
+    );
+    assert_eq!(gguf.opt_strings("words").unwrap(), Some(words));
+    assert_eq!(
+        (gguf.i32s("ints").unwrap(), gguf.opt_i32s("ints").unwrap()),
+        (vec![-4, 5], Some(vec![-4, 5]))
+    );
+    assert_eq!(
+        (gguf.f32s("floats").unwrap(), gguf.opt_f32s("floats").unwrap()),
+        (vec![0.5, -2.0], Some(vec![0.5, -2.0]))
+    );
+    assert_eq!(gguf.value("u32"), Some(&Value::U32(7)));
+    assert_eq!(gguf.value("none"), None);
+    let absent = "metadata key \"none\" is missing";
+    for missing in [
+        message(gguf.u32("none")),
+        message(gguf.f32("none")),
+        message(gguf.bool("none")),
+        message(gguf.str("none")),
+        message(gguf.strings("none")),
+        message(gguf.i32s("none")),
+        message(gguf.f32s("none")),
+    ] {
+        assert!(missing.contains(absent), "{missing}");
+    }
+    assert_eq!(
+        (gguf.opt_u32("none").unwrap(), gguf.opt_f32("none").unwrap(), gguf.opt_bool("none").unwrap()),
+        (None, None, None)
+    );
+    assert_eq!((gguf.opt_str("none").unwrap(), gguf.opt_strings("none").unwrap()), (None, None));
+    assert_eq!((gguf.opt_i32s("none").unwrap(), gguf.opt_f32s("none").unwrap()), (None, None));
+    for (wrong, expected) in [
+        (message(gguf.opt_u32("f32")), "\"f32\" is f32 2.5, expected an integer that fits u32"),
+        (message(gguf.opt_f32("u32")), "\"u32\" is u32 7, expected a float"),
+        (message(gguf.opt_bool("text")), "\"text\" is string \"abc\", expected a bool"),
+        (message(gguf.opt_str("yes")), "\"yes\" is bool true, expected a UTF-8 string"),
+        (
+            message(gguf.opt_strings("ints")),
+            "\"ints\" is array of i64 [2 x i64], expected an array of strings",
+        ),
+        (message(gguf.opt_i32s("floats")), "expected an array of integers that fit i32"),
+        (message(gguf.opt_f32s("ints")), "expected an array of floats"),
+    ] {
+        assert!(wrong.contains(expected), "{wrong}");
+    }
+    assert!(message(gguf.opt::<Vec<u32>>("ints")).contains("expected an array of integers that fit u32"));
+}
+
+#[test]
+fn a_file_is_as_long_as_its_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = part(dir.path(), FIRST, &HEAD, "a", 1);
+    let second = part(dir.path(), SECOND, &REST, "b", 2);
+    let len = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let gguf = open(&first).unwrap();
+    assert_eq!(gguf.file_len(), len(&first) + len(&second));
+    assert_eq!(
+        gguf.parts().map(<[u8]>::len).collect::<Vec<_>>(),
+        [len(&first) as usize, len(&second) as usize]
+    );
+    let view = gguf.tensor("b").unwrap();
+    assert_eq!(view.path, second);
+    assert_eq!(std::fs::read(&second).unwrap()[view.offset as usize..][..32], [2; 32]);
+    assert!(
+        gguf.bad_tensor("b", "is odd").to_string().contains("m-00002-of-00002.gguf: tensor \"b\" is odd")
+    );
+}
+
+/// A file without tensors that ends with its only value.
+fn ends_with(value: impl Into<Value>, padding: usize) -> Vec<u8> {
+    let mut writer = GgufWriter::new();
+    writer.meta("k", value);
+    let mut bytes = bytes_of(writer);
+    bytes.truncate(bytes.len() - padding);
+    bytes
+}
+
+#[test]
+fn an_array_may_reach_the_end_of_the_file_and_no_farther() {
+    // 24 bytes, the key's 9, its type's 4, the array's 12, seven bytes: 56, padded to 64.
+    let bytes = ends_with(vec![1u8, 2, 3, 4, 5, 6, 7], 8);
+    assert_eq!(bytes.len(), 56);
+    assert_eq!(
+        Gguf::from_bytes("x.gguf", &bytes).unwrap().value("k"),
+        Some(&Value::Array(Array::U8(vec![1, 2, 3, 4, 5, 6, 7])))
+    );
+    let text = message(Gguf::from_bytes("x.gguf", &bytes[..55]));
+    assert!(
+        text.contains(
+            "the length of the u8 array of metadata key \"k\" is 7, more than the 6 bytes after it can hold"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_damaged_bool_is_told_by_its_byte() {
+    let bytes = ends_with(Value::Array(Array::Bool(vec![true, false, true])), 0);
+    assert_eq!(
+        Gguf::from_bytes("x.gguf", &bytes).unwrap().value("k"),
+        Some(&Value::Array(Array::Bool(vec![true, false, true])))
+    );
+    let mut damaged = bytes;
+    damaged[49 + 2] = 3;
+    let text = message(Gguf::from_bytes("x.gguf", &damaged));
+    assert!(text.contains("\"k\" has a bool that is 3, not 0 or 1 (at byte offset 51)"), "{text}");
+}
+
+#[test]
+fn types_have_names() {
+    let named = |gguf: &Gguf| gguf.tensors().iter().map(TensorInfo::type_name).collect::<Vec<_>>();
+    assert_eq!(named(&of_unknown_type(1)), ["type 99"]);
+    let mut writer = GgufWriter::new();
+    writer.tensor("a", TensorType::Q8_0, &[32], [0; 34]);
+    let gguf = Gguf::from_bytes("x.gguf", bytes_of(writer)).unwrap();
+    assert_eq!(named(&gguf), ["Q8_0"]);
+    assert_eq!(gguf.tensors()[0].ty(), Some(TensorType::Q8_0));
+    assert_eq!(of_unknown_type(1).tensors()[0].ty(), None);
+}
+
+#[test]
+fn an_ambiguous_type_is_told_by_its_first_tensor() {
+    let mut writer = GgufWriter::new();
+    writer
+        .tensor("norm", TensorType::F32, &[8], [0; 32])
+        .tensor("packed", TensorType::I2S, &[512], vec![0u8; 160])
+        .tensor("last", TensorType::F32, &[8], [0; 32]);
+    let text = message(Gguf::from_bytes("x.gguf", bytes_of(writer)));
+    assert!(
+        text.contains(
+            "the type 36 of tensor \"packed\" could be I2_S or BitNet32-F16, which have the same size here"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_written_side_by_side_is_what_is_written_in_turn() {
+    let writer = |given: usize| {
+        let mut writer = GgufWriter::new();
+        writer
+            .meta("k", 1u32)
+            .tensor("x".repeat(63), TensorType::F32, &[3], [1u8; 12])
+            .tensor("b", TensorType::F32, &[8, 2], vec![2u8; given])
+            .tensor("c", TensorType::F32, &[1], [3u8; 4]);
+        writer
+    };
+    let expected = bytes_of(writer(64));
+    for threads in [0, 1, 3] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let len = writer(64).write_to_file(file.as_file(), threads).unwrap();
+        assert_eq!(len, expected.len() as u64);
+        assert_eq!(std::fs::read(file.path()).unwrap(), expected);
+        let error = writer(60).write_to_file(file.as_file(), threads).unwrap_err();
+        assert_eq!(error.to_string(), "tensor \"b\" has 64 bytes but 60 were given");
+    }
+    // What is buffered on the way out arrives as well.
+    let mut out = std::io::BufWriter::with_capacity(1 << 16, Vec::new());
+    writer(64).write_to(&mut out).unwrap();
+    assert_eq!(out.get_ref(), &expected);
+}

@@ -253,5 +253,6 @@ mod tests {
         assert_eq!(odd("gpt-oss", None), Ok("MXFP4"));
         assert_eq!(odd("gpt-oss", Some(38)), Ok("MXFP4"));
         assert_eq!(odd("bitnet", Some(39)), Ok("TL2"));
+        assert_eq!(odd("bitnet", Some(38)), Ok("MXFP4"));
     }
 }

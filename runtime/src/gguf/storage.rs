@@ -6,6 +6,8 @@
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Read;
+#[cfg(unix)]
+use std::ops::Range;
 use std::path::Path;
 
 /// Alignment in bytes of a file that was read: one cache line, and more than any SIMD load needs.
@@ -87,20 +89,26 @@ impl Storage {
     /// touched. Nothing where the file was read, or where `part` is not a slice of [`Self::bytes`].
     pub(crate) fn forget(&self, part: &[u8]) {
         #[cfg(unix)]
-        if let Storage::Mapped(map) = self {
-            let Some(first) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
-            let start = first / FORGET_ALIGNMENT * FORGET_ALIGNMENT;
-            let end = (first + part.len()).next_multiple_of(FORGET_ALIGNMENT).min(map.len());
-            if start < end {
-                let advice = memmap2::UncheckedAdvice::DontNeed;
-                // SAFETY: the range lies inside a mapping that is never written to, so its pages load again with the
-                // same bytes.
-                let advised = unsafe { map.unchecked_advise_range(advice, start, end - start) };
-                // An advice that is not taken costs memory and nothing else.
-                drop(advised);
-            }
+        if let Storage::Mapped(map) = self
+            && let Some(pages) = pages_of(part, map)
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the range lies inside a mapping that is never written to, so its pages load again with the
+            // same bytes.
+            let advised = unsafe { map.unchecked_advise_range(advice, pages.start, pages.len()) };
+            // An advice that is not taken costs memory and nothing else.
+            drop(advised);
         }
     }
+}
+
+/// Where in `map` the pages lie that hold `part`; `None` where it is no slice of it.
+#[cfg(unix)]
+fn pages_of(part: &[u8], map: &[u8]) -> Option<Range<usize>> {
+    let first = part.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
+    let start = first / FORGET_ALIGNMENT * FORGET_ALIGNMENT;
+    let end = (first + part.len()).next_multiple_of(FORGET_ALIGNMENT).min(map.len());
+    (start < end).then_some(start..end)
 }
 
 /// The largest page size in use.
@@ -152,5 +160,23 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let empty = Storage::open(&path, Mapping::Mmap).unwrap();
         assert!(matches!(empty, Storage::Read(_)) && empty.bytes().is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn whole_pages_of_a_part_are_forgotten_and_none_outside() {
+        const PAGE: usize = 1 << 16;
+        let file = vec![0u8; 3 * PAGE + 100];
+        let pages = |range: Range<usize>| pages_of(&file[range], &file);
+        assert_eq!(pages(PAGE + 10..PAGE + 20), Some(PAGE..2 * PAGE));
+        assert_eq!(pages(PAGE..2 * PAGE), Some(PAGE..2 * PAGE));
+        assert_eq!(pages(PAGE - 1..2 * PAGE + 1), Some(0..3 * PAGE));
+        assert_eq!(
+            pages(3 * PAGE + 1..3 * PAGE + 2),
+            Some(3 * PAGE..3 * PAGE + 100),
+            "up to the end of the file"
+        );
+        assert_eq!(pages_of(&file[PAGE..PAGE + 10], &file[..PAGE]), None);
+        assert_eq!(pages_of(&file[..10], &file[PAGE..]), None);
     }
 }

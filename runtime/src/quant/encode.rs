@@ -338,10 +338,12 @@ mod tests {
         for (first, second) in [(1.0, -1.0), (-1.0, 1.0)] {
             let mut row = [0.0f32; 32];
             (row[3], row[7]) = (first, second);
-            let (mut packed, mut back) = (Vec::new(), [0.0; 32]);
-            quantize_row(TensorType::Q4_0, &row, &mut packed);
-            dequantize_row(TensorType::Q4_0, &packed, 1.0, &mut back).unwrap();
-            assert_eq!((back[3], back[7]), (first, second * 0.875));
+            for (ty, other) in [(TensorType::Q4_0, 7.0 / 8.0), (TensorType::Q5_0, 15.0 / 16.0)] {
+                let (mut packed, mut back) = (Vec::new(), [0.0; 32]);
+                quantize_row(ty, &row, &mut packed);
+                dequantize_row(ty, &packed, 1.0, &mut back).unwrap();
+                assert_eq!((back[3], back[7]), (first, second * other), "{ty}");
+            }
         }
     }
 }

@@ -432,3 +432,58 @@ fn a_token_beyond_the_vocabulary_is_not_remembered() {
     without.accept(1);
     assert!(without.history.is_empty());
 }
+
+#[test]
+fn a_wide_nucleus_is_the_prefix_of_the_sorted_list() {
+    // Nearly flat: hundreds of candidates are needed, more than are sorted at first.
+    let flat: Vec<f32> = (0..2000).map(|i| (i * 37 % 2000) as f32 / 1000.0).collect();
+    let all = sorted(candidates(&flat));
+    let mass = probabilities(&all, 1.0);
+    for p in [0.1, 0.5, 0.9] {
+        let mut kept = candidates(&flat);
+        top_p(&mut kept, p);
+        let sum = |count: usize| mass[..count].iter().sum::<f64>();
+        assert!(
+            kept.len() > 64 && sum(kept.len()) >= f64::from(p) && sum(kept.len() - 1) < f64::from(p),
+            "{p}"
+        );
+        assert_eq!(kept, all[..kept.len()]);
+    }
+    let mut equal = candidates(&[1.0; 300]);
+    top_p(&mut equal, 0.75);
+    assert_eq!(equal.iter().map(|candidate| candidate.id).collect::<Vec<_>>(), (0..225).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_finite_logit_has_no_best() {
+    for len in [0, 1, 16, 40] {
+        assert_eq!(best_of(&vec![f32::NEG_INFINITY; len]), None, "{len}");
+    }
+    let mut last = vec![f32::NEG_INFINITY; 40];
+    last[39] = -1e30;
+    assert_eq!(best_of(&last), Some(39));
+}
+
+#[test]
+fn an_answer_of_the_best_gives_the_token_of_all_logits() {
+    use crate::engine::batch::Answer;
+    let l: Vec<f32> = (0..100).map(|i| ((i * 37 % 100) as f32) / 20.0).collect();
+    let p = SamplingParams { top_k: 5, seed: 3, ..params(1.0) };
+    let sampler = || Sampler::new(p.clone(), 100).expect("in range");
+    let mut best = candidates(&l);
+    top_k(&mut best, 5);
+    best.sort_by_key(|candidate| candidate.id);
+    let (mut of_all, mut of_best, mut sampled) = (sampler(), sampler(), sampler());
+    let drawn: Vec<[u32; 3]> = (0..20)
+        .map(|_| {
+            [
+                of_all.choose(Answer::Logits(&l)).expect("finite"),
+                of_best.choose(Answer::Best(&best)).expect("finite"),
+                sampled.sample(&l).expect("finite"),
+            ]
+        })
+        .collect();
+    assert!(drawn.iter().all(|[a, b, c]| a == b && b == c) && drawn.iter().any(|d| d[0] != drawn[0][0]));
+    let error = of_all.choose(Answer::Hidden(&l)).expect_err("no logits").to_string();
+    assert_eq!(error, "a hidden state is nothing to choose a token from; want logits");
+}

@@ -203,7 +203,7 @@ impl Sampler {
             return Err(not_finite(format!("the logit of token {} is {}", bad.id, bad.logit)));
         }
         let penalties = params.penalties();
-        if !penalties.is_identity() && !self.history.is_empty() {
+        if !penalties.is_identity() {
             chain::penalize(candidates, &self.counts, penalties);
         }
         let best = chain::argmax(candidates)

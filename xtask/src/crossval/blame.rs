@@ -74,8 +74,8 @@ fn ratio(ours: &[f32], other: &[f32]) -> Option<f64> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let (aa, ab, bb) = (dot(ours, ours), dot(ours, other), dot(other, other));
     let factor = ab / bb;
-    // |a - f b|^2 = aa - ab^2 / bb for the best f.
-    (factor.is_finite() && aa > 0.0 && (aa - ab * factor).max(0.0) / aa < 0.02f64.powi(2)).then_some(factor)
+    // |a - f b|^2 = aa - ab^2 / bb for the best f; of zeros this leaves no number, which is not below anything.
+    (factor.is_finite() && (aa - ab * factor).max(0.0) / aa < 0.02f64.powi(2)).then_some(factor)
 }
 
 /// The first operation farther away than `limit`.

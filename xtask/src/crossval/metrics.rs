@@ -87,7 +87,7 @@ pub fn distance(ours: &[f32], other: &[f32]) -> Distance {
     let (aa, bb, ab) = (sum(|(a, _)| a * a), sum(|(_, b)| b * b), sum(|(a, b)| a * b));
     let difference = sum(|(a, b)| (a - b) * (a - b)).sqrt();
     let max_abs = pairs().map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    if !(aa + bb + ab).is_finite() {
+    if !(aa.is_finite() && bb.is_finite()) {
         return Distance { cosine: -1.0, relative_l2: f64::MAX, max_abs: f64::MAX };
     }
     let zero = aa == 0.0 && bb == 0.0;
@@ -166,10 +166,8 @@ fn top(values: &[f32], n: usize) -> Vec<usize> {
     let mut best: Vec<usize> = Vec::with_capacity(n + 1);
     for (index, value) in values.iter().enumerate() {
         let place = best.iter().position(|other| *value > values[*other]).unwrap_or(best.len());
-        if place < n {
-            best.insert(place, index);
-            best.truncate(n);
-        }
+        best.insert(place, index);
+        best.truncate(n);
     }
     best
 }
@@ -270,8 +268,10 @@ mod tests {
         assert_eq!(of([0.0, 0.0], [0.0, 0.0]), (1.0, 0.0));
         assert_eq!(of([0.0, 0.0], [3.0, 4.0]), (0.0, 1.0));
         assert!(of([3.0, 4.0], [0.0, 0.0]).1 > 1e300);
-        let far = distance(&[f32::INFINITY, 0.0], &[1.0, 0.0]);
-        assert_eq!((far.cosine, far.relative_l2, far.max_abs), (-1.0, f64::MAX, f64::MAX));
+        for (ours, other) in [(f32::INFINITY, 1.0), (1.0, f32::INFINITY), (f32::NAN, 1.0), (1.0, f32::NAN)] {
+            let far = distance(&[ours, 0.0], &[other, 0.0]);
+            assert_eq!((far.cosine, far.relative_l2, far.max_abs), (-1.0, f64::MAX, f64::MAX));
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "ci/mutants.toml";
+/// Random cases of a property: thousands of mutants are worth more than as many cases of each.
+const CASES: &str = "64";
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct MutantsArgs {
@@ -152,7 +154,9 @@ fn command(ctx: &Ctx, args: &MutantsArgs, binary: &Path, module: &Module, out: &
     let tests = module.tests.iter().map(String::as_str);
     let tests: Vec<&str> =
         if module.tests.is_empty() { vec![] } else { ["--", "--"].into_iter().chain(tests).collect() };
-    Ok(command.args(tests).dir(ctx.root()?).env("INSTA_UPDATE", "no").env("CARGO_NET_OFFLINE", "true"))
+    let command =
+        command.env("INSTA_UPDATE", "no").env("CARGO_NET_OFFLINE", "true").env("PROPTEST_CASES", CASES);
+    Ok(command.args(tests).dir(ctx.root()?))
 }
 
 fn show(ctx: &Ctx, config: &Config, reports: &[Report]) -> Result<()> {

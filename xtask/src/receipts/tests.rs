@@ -2,6 +2,8 @@
 //!
 //! `tests/receipts.rs` does the same with receipts of real runs; here no process is started.
 
+mod verdicts;
+
 use super::gates::{Evidence, Judgement, judge, outcome};
 use super::{store, verify};
 use crate::crossval::settings::Settings;
@@ -17,8 +19,12 @@ const BINARY: &str = "b";
 const MODEL: &str = "m";
 
 fn ctx() -> Ctx {
+    ctx_in(Env::default())
+}
+
+fn ctx_in(env: Env) -> Ctx {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    Ctx::new(Some(root.into()), Env::default(), Reporter::for_tests())
+    Ctx::new(Some(root.into()), env, Reporter::for_tests())
 }
 
 /// What is at hand: no files, two kernels, receipts in `folder`.

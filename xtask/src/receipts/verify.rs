@@ -4,7 +4,7 @@
 //! could-not-check or not-applicable, and a verdict. Whether the compute was real is derived from the gates here; no
 //! receipt says it. Deliberately absent: trust in anything a receipt says about itself.
 
-use super::gates::{self, Evidence, Judgement, Outcome};
+use super::gates::{self, Evidence, Judged, Judgement, Outcome};
 use super::store;
 use crate::binary;
 use crate::crossval::settings::Settings;
@@ -135,8 +135,9 @@ fn evidence(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt) -> Result<Evidence>
         Some(folder) => folder.clone(),
         None => args.file.parent().unwrap_or(Path::new(".")).to_path_buf(),
     };
+    let known = |binary: &PathBuf| proc::read(ctx, &Command::new(binary).args(["kernels", "--json"]));
     Ok(Evidence {
-        kernels: binary.as_deref().map(|binary| kernels(ctx, binary)).transpose()?,
+        kernels: binary.as_ref().map(|binary| kernels(&known(binary)?)).transpose()?,
         binary,
         model,
         facts,
@@ -159,26 +160,19 @@ fn find_model(ctx: &Ctx, facts: &FileFacts) -> Result<Option<PathBuf>> {
     Ok(candidates.into_iter().find(fits))
 }
 
-/// Ids and levels of every kernel of the binary.
-fn kernels(ctx: &Ctx, binary: &Path) -> Result<Vec<(String, String)>> {
+/// Ids and levels of every kernel, from what `bitnet kernels --json` prints.
+pub(super) fn kernels(text: &str) -> Result<Vec<(String, String)>> {
     #[derive(Deserialize)]
     struct Kernels {
         kernel_ids: Vec<String>,
     }
-    let text = proc::read(ctx, &Command::new(binary).args(["kernels", "--json"]))?;
-    let kernels: Kernels =
-        serde_json::from_str(&text).with_context(|| format!("the kernels of {}", binary.display()))?;
+    let kernels: Kernels = serde_json::from_str(text).context("the JSON of `bitnet kernels`")?;
     // An id ends with its level.
     let level = |id: &str| id.rsplit('.').next().unwrap_or_default().to_owned();
     Ok(kernels.kernel_ids.into_iter().map(|id| (level(&id), id)).map(|(level, id)| (id, level)).collect())
 }
 
-fn replay(
-    ctx: &Ctx,
-    args: &VerifyArgs,
-    receipt: &Receipt,
-    evidence: &Evidence,
-) -> Result<(Judgement, String)> {
+pub(super) fn replay(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt, evidence: &Evidence) -> Result<Judged> {
     let Some(wanted) = args.replay else {
         return Ok((Judgement::NotApplicable, "not asked for (--replay N)".into()));
     };
@@ -197,22 +191,24 @@ fn replay(
     }
     let binary = evidence.binary.clone().map_or_else(|| binary::release(ctx), Ok)?;
     let tokens = generate(ctx, &binary, model, run, count)?;
-    let same = tokens.iter().zip(recorded).take_while(|(a, b)| a == b).count();
-    Ok(match same == count {
-        true => (Judgement::Pass, format!("{count} of {} tokens are the same", recorded.len())),
-        false => (
-            Judgement::Fail,
-            format!(
-                "token {same} is {} and the receipt says {}",
-                tokens.get(same).map_or("missing".to_string(), u32::to_string),
-                recorded[same]
-            ),
-        ),
-    })
+    Ok(same_tokens(&tokens, recorded, count))
+}
+
+/// Whether the first `count` tokens came out again.
+pub(super) fn same_tokens(tokens: &[u32], recorded: &[u32], count: usize) -> Judged {
+    let same = tokens.iter().zip(recorded).take(count).take_while(|(a, b)| a == b).count();
+    match same == count {
+        true => gates::pass(format!("{count} of {} tokens are the same", recorded.len())),
+        false => gates::fails(format!(
+            "token {same} is {} and the receipt says {}",
+            tokens.get(same).map_or("missing".to_string(), u32::to_string),
+            recorded[same]
+        )),
+    }
 }
 
 /// Scores the first chunks of the first model once more.
-fn replay_eval(ctx: &Ctx, receipt: &Eval, evidence: &Evidence, chunks: usize) -> Result<(Judgement, String)> {
+fn replay_eval(ctx: &Ctx, receipt: &Eval, evidence: &Evidence, chunks: usize) -> Result<Judged> {
     let settings = &evidence.eval;
     let known = |measured: &&Measured| settings.model(&measured.model.name).is_some();
     let Some((binary, measured)) = evidence.binary.as_ref().zip(receipt.measured.iter().find(known)) else {
@@ -222,13 +218,18 @@ fn replay_eval(ctx: &Ctx, receipt: &Eval, evidence: &Evidence, chunks: usize) ->
     let model = settings.model(&measured.model.name).context("it was found before")?;
     let (file, text) = (settings.root.join(&model.file), settings.root.join(&model.text));
     let again = eval::measure(ctx, binary, &file, &text, measured.context, Some(count as u32))?;
+    Ok(same_sums(&again.nll, measured, count))
+}
+
+/// Whether the sums of the first `count` chunks, at least one, came out again.
+pub(super) fn same_sums(again: &[f64], measured: &Measured, count: usize) -> Judged {
     // JSON may lose the last place of a number.
     let same = |(a, b): &(&f64, &f64)| (*a - *b).abs() <= 1e-9 * a.abs();
-    let same = again.nll.iter().zip(&measured.nll).take_while(same).count();
-    Ok(match same == count && count > 0 {
-        true => (Judgement::Pass, format!("{count} of {} chunks give the same sums", measured.nll.len())),
-        false => (Judgement::Fail, format!("chunk {same} of {} gives another sum", measured.model.name)),
-    })
+    let same = again.iter().zip(&measured.nll).take(count).take_while(same).count();
+    match same == count && count > 0 {
+        true => gates::pass(format!("{count} of {} chunks give the same sums", measured.nll.len())),
+        false => gates::fails(format!("chunk {same} of {} gives another sum", measured.model.name)),
+    }
 }
 
 fn generate(ctx: &Ctx, binary: &Path, model: &Path, run: &Run, count: usize) -> Result<Vec<u32>> {
