@@ -174,9 +174,8 @@ fn recipe(ctx: &Ctx, plan: &Plan, artifact: &Artifact) -> Result<Recipe> {
     // The profile's `strip` alone left the symbols in: 17.4 MB instead of 13.5.
     let rustflags = maps.iter().map(rust).chain(["-Cstrip=symbols".to_string()]);
     let c = |(from, to): &(String, &str)| format!("-ffile-prefix-map={from}={to}");
-    let target_dir = root
-        .join("target/release-build")
-        .join(&artifact.name[artifact.name.find(&artifact.platform).unwrap_or(0)..]);
+    // With and without cuda share what both are made of.
+    let target_dir = root.join("target/release-build").join(&artifact.platform);
     let (subcommand, target) = match &artifact.glibc {
         Some(glibc) => ("zigbuild", format!("{}.{glibc}", artifact.platform)),
         None => ("build", artifact.platform.clone()),
