@@ -86,12 +86,7 @@ fn select(
             Krate {
                 name: package.name.to_string(),
                 version: package.version.to_string(),
-                licence: package
-                    .license
-                    .clone()
-                    .unwrap_or_else(|| "not stated".into())
-                    .replace('/', " OR ")
-                    .replace("  ", " "),
+                licence: package.license.as_deref().map_or_else(|| "not stated".into(), expression),
                 checksum: checksums.get(&name(&package.id)).cloned(),
                 folder: package
                     .manifest_path
@@ -110,6 +105,11 @@ fn select(
         found.symmetric_difference(linked)
     );
     Ok(crates)
+}
+
+/// A manifest's licence as an SPDX expression: older ones have a slash.
+pub fn expression(licence: &str) -> String {
+    licence.replace('/', " OR ").replace("  ", " ")
 }
 
 /// `name@version` to checksum.
