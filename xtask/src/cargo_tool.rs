@@ -22,6 +22,9 @@ pub struct Tool {
 
 pub const MUTANTS: Tool = Tool { name: "cargo-mutants", version: "27.1.0" };
 pub const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+pub const CYCLONEDX: Tool = Tool { name: "cargo-cyclonedx", version: "0.5.9" };
+/// Larger than the others: some minutes.
+pub const SEMVER_CHECKS: Tool = Tool { name: "cargo-semver-checks", version: "0.51.0" };
 
 /// The binary of `tool`, installed where it is not there yet (one to three minutes).
 pub fn installed(ctx: &Ctx, tool: Tool) -> Result<PathBuf> {

@@ -23,6 +23,7 @@ pub mod fixtures;
 pub mod fuzz;
 pub mod gpu_smoke;
 pub mod kernels;
+pub mod linked;
 pub mod lints;
 pub mod lock;
 pub mod manual;

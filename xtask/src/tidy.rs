@@ -5,6 +5,7 @@
 //! what rustfmt and clippy check.
 
 mod commands;
+mod dependencies;
 mod floors;
 
 use crate::ci;
@@ -15,6 +16,7 @@ use crate::proc::{self, Command};
 use crate::report::State;
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
+use cargo_metadata::{Metadata, MetadataCommand};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -91,10 +93,10 @@ const RULES: &[Rule] = &[
 pub fn run(ctx: &Ctx) -> Result<ExitCode> {
     let violations = check(ctx)?;
     if ctx.out.is_json() {
-        ctx.out.json(&serde_json::json!({ "rules": RULES.len() + 1, "violations": violations }))?;
+        ctx.out.json(&serde_json::json!({ "rules": RULES.len() + 2, "violations": violations }))?;
     }
     if violations.is_empty() {
-        ctx.out.line(format!("{} tidy: {} rules hold", ctx.out.mark(State::Ok), RULES.len() + 1));
+        ctx.out.line(format!("{} tidy: {} rules hold", ctx.out.mark(State::Ok), RULES.len() + 2));
         return Ok(ExitCode::Ok);
     }
     for violation in &violations {
@@ -107,7 +109,9 @@ pub fn run(ctx: &Ctx) -> Result<ExitCode> {
 pub fn check(ctx: &Ctx) -> Result<Vec<Violation>> {
     let tree = Tree::read(ctx, ctx.root()?)?;
     let mut violations: Vec<Violation> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
-    violations.extend(runtime_apart(ctx)?);
+    let metadata = metadata(ctx)?;
+    violations.extend(runtime_apart(&metadata));
+    violations.extend(dependencies::dependencies(ctx, &tree, &metadata)?);
     Ok(violations)
 }
 
@@ -419,12 +423,16 @@ fn behind(lines: &[&str], index: usize, feature: &str) -> bool {
     before.into_iter().any(|line| line.contains("cfg") && line.contains(&attribute))
 }
 
-/// xtask, and what it depends on inside the workspace, never links the runtime.
-fn runtime_apart(ctx: &Ctx) -> Result<Vec<Violation>> {
+/// The workspace's own packages.
+fn metadata(ctx: &Ctx) -> Result<Metadata> {
     let command = ctx.cargo(["metadata", "--format-version", "1", "--no-deps", "--offline"])?;
     let text = proc::read(ctx, &command)?;
-    let metadata = cargo_metadata::MetadataCommand::parse(text.lines().next().unwrap_or_default())
-        .map_err(|error| Failure::new(ExitCode::BadInput, format!("cargo metadata: {error}")))?;
+    let parsed = MetadataCommand::parse(text.lines().next().unwrap_or_default());
+    Ok(parsed.map_err(|error| Failure::new(ExitCode::BadInput, format!("cargo metadata: {error}")))?)
+}
+
+/// xtask, and what it depends on inside the workspace, never links the runtime.
+fn runtime_apart(metadata: &Metadata) -> Vec<Violation> {
     let dependencies = |name: &str| {
         let package = metadata.packages.iter().find(|package| *package.name == name);
         package.into_iter().flat_map(|package| package.dependencies.iter().map(|dep| dep.name.clone()))
@@ -438,7 +446,7 @@ fn runtime_apart(ctx: &Ctx) -> Result<Vec<Violation>> {
     }
     let linked = seen.iter().any(|name| name.starts_with("bitnet-"));
     let message = "depends on the runtime; start the bitnet binary and read its JSON instead";
-    Ok(linked.then(|| violation("runtime-apart", "xtask/Cargo.toml", message)).into_iter().collect())
+    linked.then(|| violation("runtime-apart", "xtask/Cargo.toml", message)).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -57,8 +57,11 @@ pub fn run(ctx: &Ctx, args: &ReleaseArgs, plan: &Plan) -> Result<Vec<PathBuf>> {
     let first = build_all(ctx, plan, &out)?;
     if args.twice {
         let again = ctx.target_dir()?.join("release-twice");
-        let second =
-            build_all(&clone(ctx, plan, &again.join("a-second/folder"))?, plan, &again.join("artifacts"))?;
+        let second = build_all(
+            &clone(ctx, &plan.commit, &again.join("a-second/folder"))?,
+            plan,
+            &again.join("artifacts"),
+        )?;
         let differences =
             first.iter().zip(&second).map(|(a, b)| diff::paths(a, b)).collect::<Result<Vec<_>>>()?;
         let differences: Vec<_> = differences.into_iter().flatten().collect();
@@ -79,8 +82,8 @@ pub fn run(ctx: &Ctx, args: &ReleaseArgs, plan: &Plan) -> Result<Vec<PathBuf>> {
     Ok(first)
 }
 
-/// A second checkout of the same commit.
-fn clone(ctx: &Ctx, plan: &Plan, folder: &Path) -> Result<Ctx> {
+/// Another checkout, of `commit`.
+pub fn clone(ctx: &Ctx, commit: &str, folder: &Path) -> Result<Ctx> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
     }
@@ -90,10 +93,7 @@ fn clone(ctx: &Ctx, plan: &Plan, folder: &Path) -> Result<Ctx> {
         .into_iter()
         .chain([ctx.root()?.as_os_str(), folder.as_os_str()])
         .collect())?;
-    proc::read(
-        ctx,
-        &Command::new("git").args(["checkout", "--quiet", "--detach", &plan.commit]).dir(folder),
-    )?;
+    proc::read(ctx, &Command::new("git").args(["checkout", "--quiet", "--detach", commit]).dir(folder))?;
     // The receipts that are not committed are part of what is bound.
     let (from, to) = (crate::receipts::store::folder(ctx)?, folder.join("target/receipts"));
     if from.is_dir() {
@@ -174,9 +174,8 @@ fn recipe(ctx: &Ctx, plan: &Plan, artifact: &Artifact) -> Result<Recipe> {
     // The profile's `strip` alone left the symbols in: 17.4 MB instead of 13.5.
     let rustflags = maps.iter().map(rust).chain(["-Cstrip=symbols".to_string()]);
     let c = |(from, to): &(String, &str)| format!("-ffile-prefix-map={from}={to}");
-    let target_dir = root
-        .join("target/release-build")
-        .join(&artifact.name[artifact.name.find(&artifact.platform).unwrap_or(0)..]);
+    // With and without cuda share what both are made of.
+    let target_dir = root.join("target/release-build").join(&artifact.platform);
     let (subcommand, target) = match &artifact.glibc {
         Some(glibc) => ("zigbuild", format!("{}.{glibc}", artifact.platform)),
         None => ("build", artifact.platform.clone()),

@@ -1,14 +1,15 @@
 //! The crates in a binary, and their licences' texts.
 //!
-//! In: `cargo metadata` for one platform and its features, the crates' sources. Out: [`Krate`]s and one text with every
+//! In: `cargo tree` for one platform and its features, `cargo metadata`, the crates' sources. Out: [`Krate`]s and one text with every
 //! licence, equal texts once. Build scripts' own dependencies are left out: nothing of them is in the binary.
 
 use super::archive::digest;
 use super::plan::Artifact;
 use crate::ctx::Ctx;
 use crate::exit::Failure;
+use crate::linked::{self, Linked};
 use crate::proc;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bitforge_schema::exit::ExitCode;
 use cargo_metadata::{DependencyKind, Metadata, PackageId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,12 +49,20 @@ pub fn crates(ctx: &Ctx, artifact: &Artifact) -> Result<Vec<Krate>> {
         serde_json::from_str(&proc::read(ctx, &command)?).context("reading cargo metadata")?;
     let lock = ctx.root()?.join("Cargo.lock");
     let lock = std::fs::read_to_string(&lock).with_context(|| format!("reading {}", lock.display()))?;
-    select(&metadata, &checksums(&lock)?)
+    // After `cargo metadata`, which fetches what is missing.
+    let linked = linked::crates(ctx, "bitnet-cli", &artifact.platform, artifact.features())?;
+    select(&metadata, &linked.iter().map(Linked::id).collect(), &checksums(&lock)?)
 }
 
-fn select(metadata: &Metadata, checksums: &BTreeMap<String, String>) -> Result<Vec<Krate>> {
+/// What of `metadata` is among the `linked` and reached from bitnet-cli.
+fn select(
+    metadata: &Metadata,
+    linked: &BTreeSet<String>,
+    checksums: &BTreeMap<String, String>,
+) -> Result<Vec<Krate>> {
     let nodes = &metadata.resolve.as_ref().context("cargo metadata resolved nothing")?.nodes;
     let nodes: BTreeMap<&PackageId, _> = nodes.iter().map(|node| (&node.id, node)).collect();
+    let name = |id: &PackageId| format!("{}@{}", metadata[id].name, metadata[id].version);
     let root = metadata.packages.iter().find(|package| package.name.as_str() == "bitnet-cli");
     let mut waiting = vec![&root.context("the workspace has no bitnet-cli")?.id];
     let mut seen: BTreeMap<&PackageId, Vec<&PackageId>> = BTreeMap::new();
@@ -62,14 +71,14 @@ fn select(metadata: &Metadata, checksums: &BTreeMap<String, String>) -> Result<V
             continue;
         }
         let node = nodes.get(id).with_context(|| format!("cargo metadata has no node {id}"))?;
-        let normal = |dep: &&cargo_metadata::NodeDep| {
+        let used = |dep: &&cargo_metadata::NodeDep| {
             dep.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal)
+                && linked.contains(&name(&dep.pkg))
         };
-        let uses: Vec<&PackageId> = node.deps.iter().filter(normal).map(|dep| &dep.pkg).collect();
+        let uses: Vec<&PackageId> = node.deps.iter().filter(used).map(|dep| &dep.pkg).collect();
         waiting.extend(&uses);
         seen.insert(id, uses);
     }
-    let id = |id: &PackageId| format!("{}@{}", metadata[id].name, metadata[id].version);
     let mut crates: Vec<Krate> = seen
         .iter()
         .map(|(package, uses)| {
@@ -77,24 +86,30 @@ fn select(metadata: &Metadata, checksums: &BTreeMap<String, String>) -> Result<V
             Krate {
                 name: package.name.to_string(),
                 version: package.version.to_string(),
-                licence: package
-                    .license
-                    .clone()
-                    .unwrap_or_else(|| "not stated".into())
-                    .replace('/', " OR ")
-                    .replace("  ", " "),
-                checksum: checksums.get(&id(&package.id)).cloned(),
+                licence: package.license.as_deref().map_or_else(|| "not stated".into(), expression),
+                checksum: checksums.get(&name(&package.id)).cloned(),
                 folder: package
                     .manifest_path
                     .parent()
                     .map(|dir| dir.as_std_path().into())
                     .unwrap_or_default(),
-                uses: uses.iter().map(|used| id(used)).collect(),
+                uses: uses.iter().map(|used| name(used)).collect(),
             }
         })
         .collect();
     crates.sort_by_key(Krate::id);
+    let found: BTreeSet<String> = crates.iter().map(Krate::id).collect();
+    ensure!(
+        found == *linked,
+        "cargo tree and cargo metadata disagree about {:?}",
+        found.symmetric_difference(linked)
+    );
     Ok(crates)
+}
+
+/// A manifest's licence as an SPDX expression: older ones have a slash.
+pub fn expression(licence: &str) -> String {
+    licence.replace('/', " OR ").replace("  ", " ")
 }
 
 /// `name@version` to checksum.

@@ -1,7 +1,8 @@
-//! `cargo xtask release plan|build|verify|diff|notes`: the same bytes anywhere, and what is inside.
+//! `cargo xtask release plan|build|verify|diff|sbom|notes`: the same bytes anywhere, and what is inside.
 //!
 //! In: a clean tree at a tag. Out: archives, wheels, signatures; judgements of them. `plan` works out what `build` runs;
-//! `content` says what an archive holds and `archive` its form; `verify` needs the file alone; `diff` says why two differ.
+//! `content` says what an archive holds and `archive` its form; `verify` needs the file alone; `diff` says why two differ;
+//! `second_opinion` asks cargo-cyclonedx.
 //! Deliberately absent: uploading.
 
 mod archive;
@@ -14,15 +15,16 @@ mod notes;
 mod plan;
 mod provenance;
 mod sbom;
+mod second_opinion;
 mod sign;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 use crate::ctx::Ctx;
-use crate::exit::Failure;
+use crate::exit::{Failure, fail};
 use crate::report::State;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
@@ -36,6 +38,7 @@ pub enum ReleaseCommand {
     Build(ReleaseArgs),
     /// Check an archive or a wheel: every byte, digests, provenance, platform, licences; with a key its signature.
     Verify {
+        /// Archives and wheels, or folders of them.
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// The public SSH key that signed; needs FILE.sig beside each file.
@@ -44,6 +47,12 @@ pub enum ReleaseCommand {
     },
     /// Compare two files, archives or folders byte by byte and say why they differ.
     Diff { a: PathBuf, b: PathBuf },
+    /// Compare the SBOM in archives with what a pinned cargo-cyclonedx says of the same commit, and say why they differ.
+    Sbom {
+        /// Archives, or folders of them.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Release notes from CHANGELOG.md, measurements, and whether the library's interface allows the version.
     Notes,
 }
@@ -93,7 +102,7 @@ pub fn run(ctx: &Ctx, command: &ReleaseCommand) -> Result<ExitCode> {
         }
         ReleaseCommand::Verify { files, key } => {
             let mut reports = Vec::new();
-            for path in files {
+            for path in &files_of(files, &[".tar.zst", ".whl"])? {
                 let mut lines = verify::file(path)?;
                 if let Some(key) = key {
                     sign::verify(ctx, key, path)?;
@@ -124,7 +133,50 @@ pub fn run(ctx: &Ctx, command: &ReleaseCommand) -> Result<ExitCode> {
             }
             ctx.out.line(format!("{} the same bytes", ctx.out.mark(State::Ok)));
         }
+        ReleaseCommand::Sbom { files } => {
+            let mut reports = Vec::new();
+            for path in files_of(files, &[".tar.zst"])? {
+                let found = second_opinion::run(ctx, &path)?;
+                if !found.wrong.is_empty() {
+                    let message = format!("{}: {}", path.display(), found.wrong.join("\n"));
+                    return fail(ExitCode::Diverged, message);
+                }
+                ctx.out.line(format!("{} {}: {}", ctx.out.mark(State::Ok), path.display(), found.describe()));
+                reports.push(json!({ "file": path, "found": found }));
+            }
+            if ctx.out.is_json() {
+                ctx.out.json(&reports)?;
+            }
+        }
         ReleaseCommand::Notes => ctx.out.stdout(&notes::notes(ctx)?)?,
     }
     Ok(ExitCode::Ok)
+}
+
+/// The files at `paths`, and those in folders among them that end so.
+///
+/// # Errors
+/// [`ExitCode::NotFound`] for a folder that has none.
+fn files_of(paths: &[PathBuf], endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+        let entries =
+            entries.collect::<Result<Vec<_>, _>>().with_context(|| format!("reading {}", path.display()))?;
+        let mut inside: Vec<PathBuf> = entries.iter().map(|entry| entry.path()).collect();
+        inside.retain(|file| endings.iter().any(|ending| file.to_string_lossy().ends_with(ending)));
+        if inside.is_empty() {
+            return fail(
+                ExitCode::NotFound,
+                format!("{} holds no {}", path.display(), endings.join(" and no ")),
+            );
+        }
+        inside.sort();
+        found.extend(inside);
+    }
+    Ok(found)
 }

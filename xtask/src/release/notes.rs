@@ -3,8 +3,9 @@
 //! In: CHANGELOG.md, docs/receipts, the last tag. Out: Markdown. A first release has no baseline, and says so. What could
 //! not be checked is called that. Deliberately absent: measuring.
 
+use crate::cargo_tool;
 use crate::ctx::Ctx;
-use crate::exit::fail;
+use crate::exit::{fail, message_of};
 use crate::proc::{self, Command, Probe};
 use crate::receipts::store;
 use anyhow::{Context, Result};
@@ -104,17 +105,16 @@ fn interface(ctx: &Ctx, last: Option<&str>) -> Result<String> {
             "This is the first release: the library's interface has no baseline to be compared with.".into()
         );
     };
-    let command = ctx
-        .cargo(["semver-checks", "--package", "bitnet-runtime", "--baseline-rev", tag])?
-        .limit(Duration::from_secs(1800));
+    let tool = match cargo_tool::installed(ctx, cargo_tool::SEMVER_CHECKS) {
+        Ok(tool) => tool,
+        Err(error) => return Ok(format!("Could not check against {tag}: {}", message_of(&error))),
+    };
+    let command = Command::new(tool)
+        .args(["semver-checks", "--package", "bitnet-runtime", "--baseline-rev", tag])
+        .dir(ctx.root()?);
     Ok(match proc::probe(ctx, &command, Duration::from_secs(1800)) {
         Probe::Output(_) => format!("cargo-semver-checks: the version allows every change since {tag}."),
-        Probe::Missing => format!("Could not check against {tag}: cargo is missing."),
-        Probe::Failed(line) if line.contains("no such command") => {
-            format!(
-                "Could not check against {tag}: `cargo install cargo-semver-checks --locked` brings the tool."
-            )
-        }
+        Probe::Missing => format!("Could not check against {tag}: the tool did not start."),
         Probe::Failed(line) => format!("cargo-semver-checks against {tag} failed: {line}"),
         Probe::TimedOut => format!("Could not check against {tag}: it took longer than half an hour."),
     })

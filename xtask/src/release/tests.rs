@@ -212,3 +212,17 @@ fn planted_owners_times_and_modes_in_an_archive_are_named() {
     }
     assert_eq!(diff::paths(&fixed, &fixed).unwrap(), []);
 }
+
+#[test]
+fn a_folder_stands_for_the_archives_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = super::files_of(&[dir.path().into()], &[".whl", ".tar.zst"]).unwrap_err();
+    assert_eq!(code_of(&error), ExitCode::NotFound);
+    assert!(error.to_string().ends_with("holds no .whl and no .tar.zst"), "{error}");
+    for name in ["b.whl", "a.tar.zst", "a.tar.zst.sig"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    let paths = [dir.path().to_path_buf(), "named".into()];
+    let found = super::files_of(&paths, &[".whl", ".tar.zst"]).unwrap();
+    assert_eq!(found, [dir.path().join("a.tar.zst"), dir.path().join("b.whl"), "named".into()]);
+}

@@ -158,9 +158,9 @@ fn a_dependency_on_the_runtime_is_seen_through_another_crate() {
     package("between", "");
     package("xtask", "between = { path = \"../between\" }");
     let ctx = Ctx::new(Some(dir.path().into()), Env::default(), Reporter::for_tests());
-    assert_eq!(runtime_apart(&ctx).unwrap(), []);
+    assert_eq!(runtime_apart(&metadata(&ctx).unwrap()), []);
     package("between", "bitnet-runtime = { path = \"../bitnet-runtime\" }");
-    let said = runtime_apart(&ctx).unwrap();
+    let said = runtime_apart(&metadata(&ctx).unwrap());
     assert_eq!(said.len(), 1);
     assert_eq!(said[0].rule, "runtime-apart");
 }
