@@ -43,6 +43,8 @@ pub enum Command {
     Fixtures(Check),
     /// Generate docs/reference from the tables in the code, or check that it is fresh.
     Docs(Check),
+    /// Build the documentation as a book with checked links, in target/book.
+    Book(crate::book::BookArgs),
     /// Generate shell completions and man pages of `bitnet`, or check that they are fresh.
     Manual(Check),
     /// What a library is, what it exports and needs, and what it is able to do.
