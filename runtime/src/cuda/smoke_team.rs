@@ -112,7 +112,9 @@ fn work(on: &mut dyn Accelerator) -> Result<Vec<Found>> {
 fn evaluate(on: &mut dyn Accelerator, batch: &Batch) -> Result<Vec<u32>> {
     let mut bits = Vec::new();
     on.evaluate(batch, &mut |_, answer| match answer {
-        Answer::Logits(logits) => bits.extend(logits.iter().map(|logit| logit.to_bits())),
+        Answer::Logits(values) | Answer::Hidden(values) => {
+            bits.extend(values.iter().map(|value| value.to_bits()));
+        }
         Answer::Best(best) => bits.extend(best.iter().flat_map(|best| [best.id, best.logit.to_bits()])),
     })?;
     Ok(bits)
