@@ -41,8 +41,10 @@ pub enum Command {
     Clean(Clean),
     /// Generate the fixtures under fixtures/gguf, or check that they are what the generator makes.
     Fixtures(Check),
-    /// Generate docs/reference from the tables in the code, or check that it is fresh.
+    /// Generate docs/reference and docs/diagrams from the code, or check that it is fresh.
     Docs(Check),
+    /// Build the documentation as a book with checked links, in target/book.
+    Book(crate::book::BookArgs),
     /// Generate shell completions and man pages of `bitnet`, or check that they are fresh.
     Manual(Check),
     /// What a library is, what it exports and needs, and what it is able to do.

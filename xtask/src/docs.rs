@@ -1,10 +1,11 @@
-//! `docs [--check]`: the generated pages of docs/reference.
+//! `docs [--check]`: the generated pages of docs/reference and the diagrams of docs/diagrams.
 //!
 //! In: the tables of `bitforge-schema`, the types of `bitforge-receipt-schema`, the table of gates, the lanes. Out:
-//! `ci.md`, `exit-codes.md`, `environment.md`, `receipts.md` and the JSON Schema of receipts. With `--check` nothing is
+//! `commands.md`, `ci.md`, `exit-codes.md`, `environment.md`, `receipts.md` and the JSON Schema of receipts. With `--check` nothing is
 //! written and a stale page fails with the command that refreshes it.
 
 mod commands;
+mod diagrams;
 
 use crate::ci;
 use crate::cli;
@@ -19,8 +20,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// Path below the root and content of every generated page.
-pub fn pages() -> [(&'static str, String); 6] {
+pub fn pages() -> [(&'static str, String); 10] {
+    let [up, i2s, batches, token] = diagrams::files();
     [
+        up,
+        i2s,
+        batches,
+        token,
         ("docs/reference/commands.md", commands::render(GENERATED)),
         ("docs/reference/ci.md", ci::page::render(GENERATED, ci::TEXT)),
         ("docs/reference/environment.md", environment()),

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod bench;
 pub mod binary;
+pub mod book;
 pub mod bug_report;
 pub mod cargo_tool;
 pub mod ci;
@@ -27,6 +28,7 @@ pub mod linked;
 pub mod lints;
 pub mod lock;
 pub mod manual;
+pub mod markdown;
 pub mod models;
 pub mod mutants;
 pub mod preflight;
@@ -77,6 +79,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Clean(args) => clean::run(ctx, args),
         Command::Fixtures(args) => fixtures::run(ctx, args),
         Command::Docs(args) => docs::run(ctx, args),
+        Command::Book(args) => book::run(ctx, args),
         Command::Manual(args) => manual::run(ctx, args),
         Command::AnalyzeLibrary(args) => symbols::run(args, &mut std::io::stdout().lock()),
         Command::Crossval(args) => crossval::run(ctx, args),

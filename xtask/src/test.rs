@@ -27,6 +27,7 @@ const NOT_RUN: &[&str] = &[
     "building the C++ references (`cargo xtask reference build all`)",
     "GPUs and other CPU architectures",
     "the web page in a browser (`ci/browser.sh`)",
+    "the book (`cargo xtask book --check`)",
 ];
 
 #[derive(Debug, Serialize)]

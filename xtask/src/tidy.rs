@@ -7,6 +7,7 @@
 mod commands;
 mod dependencies;
 mod floors;
+mod links;
 
 use crate::ci;
 use crate::ctx::Ctx;
@@ -82,7 +83,8 @@ const RULES: &[Rule] = &[
     machine_paths,
     one_process_module,
     fixture_sizes,
-    links,
+    links::links,
+    links::book,
     generated_docs,
     workflows,
     gpu_apart,
@@ -300,64 +302,6 @@ fn fixture_sizes(tree: &Tree) -> Vec<Violation> {
         }
     }
     violations
-}
-
-/// Relative links of Markdown files: the file exists, and so does the heading after `#`.
-fn links(tree: &Tree) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    for path in tree.with_extension(&["md"]) {
-        let folder = Path::new(path).parent().unwrap_or(Path::new(""));
-        for (line, target) in link_targets(&tree.text(path)) {
-            let (file, heading) = target.split_once('#').unwrap_or((&target, ""));
-            let file = if file.is_empty() { tree.root.join(path) } else { tree.root.join(folder).join(file) };
-            let message = if !file.exists() {
-                format!("links to {target}, which does not exist")
-            } else if !heading.is_empty() && !has_heading(&file, heading) {
-                format!("links to {target}, but the file has no such heading")
-            } else {
-                continue;
-            };
-            violations.push(Violation { line: Some(line), ..violation("links", path, message) });
-        }
-    }
-    violations
-}
-
-/// Line numbers and targets of relative links outside code.
-fn link_targets(text: &str) -> Vec<(usize, String)> {
-    let mut targets = Vec::new();
-    let mut in_code = false;
-    for (index, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("```") {
-            in_code = !in_code;
-        }
-        if in_code {
-            continue;
-        }
-        // The odd parts between backticks are code.
-        for prose in line.split('`').step_by(2) {
-            for rest in prose.split("](").skip(1) {
-                let target = rest.split([')', ' ']).next().unwrap_or_default();
-                if !target.is_empty() && !target.contains("://") && !target.starts_with("mailto:") {
-                    targets.push((index + 1, target.to_string()));
-                }
-            }
-        }
-    }
-    targets
-}
-
-/// Whether a heading of the file has this anchor, by the usual rule: lower case, punctuation dropped, spaces
-/// to hyphens.
-fn has_heading(file: &Path, anchor: &str) -> bool {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let headings =
-        text.lines().filter_map(|line| Some(line.strip_prefix('#')?.trim_start_matches('#').trim()));
-    let slug = |heading: &str| -> String {
-        let kept = heading.to_lowercase().replace(' ', "-");
-        kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
-    };
-    headings.into_iter().any(|heading| slug(heading) == anchor)
 }
 
 fn generated_docs(tree: &Tree) -> Vec<Violation> {

@@ -10,7 +10,7 @@ use super::run::sampling_params;
 use super::{catalog, settings};
 use bitforge_schema::env::Env;
 use bitnet_runtime::engine::Engine;
-use bitnet_runtime::generate::{self, AtEndOfSequence, Overflow, Request, StopRules, load_tokenizer};
+use bitnet_runtime::generate::{self, AtEndOfSequence, Request, load_tokenizer};
 use bitnet_runtime::sampling::{Sampler, SamplingParams};
 use bitnet_runtime::tokenizer::{Bos, SpecialTokens};
 use bitnet_runtime::{Error, Result};
@@ -145,15 +145,8 @@ impl State {
 fn warm_up(ctx: &Ctx, args: &ServeArgs, engine: &mut Engine) -> Result<Value> {
     let (tokenizer, _) = load_tokenizer(engine.gguf())?;
     let prompt = tokenizer.encode("The", SpecialTokens::Parse, Bos::AsFileAsks)?;
-    let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
-    let mut sampler = Sampler::new(greedy, tokenizer.real_vocab_size())?;
-    let request = Request {
-        prompt: &prompt,
-        rules: StopRules { max_tokens: WARM_UP, ..StopRules::default() },
-        at_end_of_sequence: AtEndOfSequence::Continue,
-        overflow: Overflow::Stop,
-        prompt_lookup: 0,
-    };
+    let mut sampler = Sampler::new(SamplingParams::greedy(), tokenizer.real_vocab_size())?;
+    let request = Request { at_end_of_sequence: AtEndOfSequence::Continue, ..Request::new(&prompt, WARM_UP) };
     engine.reset_kernel_counts();
     let generation = generate::generate(engine, &tokenizer, &mut sampler, request, &mut |_| Ok(()))?;
     let ran = Ran {

@@ -147,6 +147,16 @@ impl ChatTemplate {
 
     /// The prompt text of `messages`.
     ///
+    /// ```
+    /// use bitnet_runtime::chat::{AddGenerationPrompt, ChatContext, ChatTemplate, Message, Role};
+    ///
+    /// let context = ChatContext { bos_token: "".into(), eos_token: "".into(), now: std::time::UNIX_EPOCH };
+    /// let messages = [Message::new(Role::User, "Name three rivers.")];
+    /// let text = ChatTemplate::Instruct.render(&messages, AddGenerationPrompt::Yes, &context)?;
+    /// assert_eq!(text, "Q: Name three rivers.\nA:");
+    /// # Ok::<(), bitnet_runtime::Error>(())
+    /// ```
+    ///
     /// Errors: a Jinja template that fails, refuses the messages, or runs past its budget of steps.
     pub fn render(
         &self,

@@ -90,6 +90,22 @@ pub struct EngineOptions {
 }
 
 /// A loaded model with its state.
+///
+/// ```
+/// use bitnet_runtime::engine::{Engine, EngineOptions};
+///
+/// let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/gguf/ok/bitnet-b158-i2_s.gguf");
+/// let mut engine = Engine::load(path.as_ref(), &EngineOptions::default(), &mut |_, _| ())?;
+/// let logits = engine.prefill(&[1, 2, 3])?.to_vec();
+/// assert_eq!((logits.len(), engine.position()), (engine.vocab_size(), 3));
+///
+/// // A token at a time gives the same bits as all at once.
+/// engine.reset();
+/// engine.prefill(&[1])?;
+/// engine.decode(2)?;
+/// assert_eq!(engine.decode(3)?, logits);
+/// # Ok::<(), bitnet_runtime::Error>(())
+/// ```
 pub struct Engine {
     model: Model,
     gguf: Arc<Gguf>,

@@ -31,6 +31,19 @@ pub struct Request<'a> {
     pub prompt_lookup: usize,
 }
 
+impl<'a> Request<'a> {
+    /// At most `max_tokens` after `prompt`, until the model's own end or the end of the context.
+    pub fn new(prompt: &'a [u32], max_tokens: usize) -> Self {
+        Request {
+            prompt,
+            rules: StopRules { max_tokens, ..StopRules::default() },
+            at_end_of_sequence: AtEndOfSequence::Stop,
+            overflow: Overflow::Stop,
+            prompt_lookup: 0,
+        }
+    }
+}
+
 /// What the model's own end of a sequence (or of a turn) means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtEndOfSequence {

@@ -37,6 +37,21 @@ use std::path::{Path, PathBuf};
 use storage::Storage;
 
 /// An open GGUF file whose header has been checked against its length.
+///
+/// ```
+/// use bitnet_runtime::gguf::{Gguf, Mapping};
+///
+/// let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/gguf/ok/bitnet-b158-i2_s.gguf");
+/// let gguf = Gguf::open(path, Mapping::default())?;
+/// assert_eq!(gguf.str("general.architecture")?, "bitnet-b1.58");
+/// let tensor = gguf.tensor("blk.0.attn_q.weight")?;
+/// assert_eq!(tensor.bytes.len() as u64, tensor.ty.tensor_bytes(tensor.dims).unwrap());
+///
+/// // What is wrong with a file is an error with the place in it.
+/// let error = Gguf::from_bytes("short.gguf", &std::fs::read(path)?[..100]).err().unwrap();
+/// assert!(error.to_string().starts_with("short.gguf"), "{error}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Gguf {
     path: PathBuf,
     /// The file, or all parts of a split model.

@@ -153,6 +153,7 @@ mod tests {
             rms_eps: 1e-5,
             activation: HiddenActivation::SquaredRelu,
             context_length: 4096,
+            pooling: None,
         }
     }
 

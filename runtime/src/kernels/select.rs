@@ -44,6 +44,22 @@ impl std::fmt::Display for KernelRequest {
 }
 
 /// The kernels of one run: the best of each operation that this CPU runs at or below the selected level.
+///
+/// ```
+/// use bitnet_runtime::kernels::select::KernelRequest;
+/// use bitnet_runtime::kernels::{KernelSet, Shape, SimdLevel};
+/// use bitnet_runtime::quant::activation::ActivationType;
+/// use bitnet_runtime::tensor::TensorType;
+///
+/// let scalar = KernelSet::select(KernelRequest::Level(SimdLevel::Scalar))?;
+/// let plan = scalar.plan(TensorType::I2S, ActivationType::I8Token).unwrap();
+/// assert_eq!(plan.kernel(Shape::Decode).id, "i2_s.i8.scalar");
+///
+/// // What was asked for, built, found and taken, and why: a value that receipts record.
+/// let best = KernelSet::select(KernelRequest::Auto)?;
+/// assert!(best.selection.to_string().starts_with("requested=auto compiled=[scalar"));
+/// # Ok::<(), bitnet_runtime::Error>(())
+/// ```
 pub struct KernelSet {
     pub level: SimdLevel,
     pub ops: Ops,

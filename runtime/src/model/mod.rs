@@ -14,6 +14,18 @@ use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Everything the forward pass reads.
+///
+/// ```
+/// use bitnet_runtime::gguf::{Gguf, Mapping};
+/// use bitnet_runtime::model::{Model, WeightOptions};
+///
+/// let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/gguf/ok/bitnet-b158-i2_s.gguf");
+/// let gguf = Gguf::open(path, Mapping::default())?;
+/// let model = Model::load(gguf.into(), &WeightOptions::default(), &mut |_, _| ())?;
+/// let ternary = model.matrices().filter(|matrix| matrix.ty.is_ternary()).count();
+/// assert_eq!(ternary, 7 * model.config.layers);
+/// # Ok::<(), bitnet_runtime::Error>(())
+/// ```
 pub struct Model {
     pub config: ModelConfig,
     /// [vocab, hidden].

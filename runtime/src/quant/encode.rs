@@ -12,7 +12,24 @@ use crate::tensor::TensorType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// Appends `x`, quantized as `ty`, to `out`. Panics unless `x` is a whole number of blocks, and for tiled types, which
+/// Appends `x`, quantized as `ty`, to `out`.
+///
+/// ```
+/// use bitnet_runtime::quant::{dequantize_row, quantize_row};
+/// use bitnet_runtime::tensor::TensorType;
+///
+/// // Ternary weights times a scale survive two bits each exactly.
+/// let weights: Vec<f32> = (0..256).map(|i| [-0.5, 0.0, 0.5][i % 3]).collect();
+/// let mut packed = Vec::new();
+/// quantize_row(TensorType::TQ2_0, &weights, &mut packed);
+/// assert_eq!(packed.len(), 66);
+/// let mut back = vec![0.0; 256];
+/// dequantize_row(TensorType::TQ2_0, &packed, 1.0, &mut back)?;
+/// assert_eq!(back, weights);
+/// # Ok::<(), bitnet_runtime::quant::InvalidCode>(())
+/// ```
+///
+/// Panics unless `x` is a whole number of blocks, and for tiled types, which
 /// [`super::tl::pack`] packs a tensor at a time.
 ///
 /// I2_S takes the sign of each weight (zero below 1e-6), which is right for ternary times a scale; the caller

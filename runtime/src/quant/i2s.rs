@@ -60,6 +60,16 @@ impl I2sLayout {
 
 /// A whole tensor from `codes` [rows, k] (each -1, 0 or 1): fields in `layout`, then the trailer.
 ///
+/// ```
+/// use bitnet_runtime::quant::{I2sLayout, i2s_pack, i2s_to_x86};
+///
+/// let codes: Vec<i8> = (0..4 * 128).map(|i| (i % 3) as i8 - 1).collect();
+/// let arm = i2s_pack(&codes, 128, 0.25, I2sLayout::Arm)?;
+/// assert_eq!(arm.len(), codes.len() / 4 + 32);
+/// assert_eq!(i2s_to_x86(&arm, I2sLayout::Arm, 128)?, i2s_pack(&codes, 128, 0.25, I2sLayout::X86)?);
+/// # Ok::<(), bitnet_runtime::quant::I2sError>(())
+/// ```
+///
 /// Errors: a row count that `layout` cannot hold. Panics unless k is a multiple of 128 and divides `codes`.
 pub fn i2s_pack(codes: &[i8], k: usize, scale: f32, layout: I2sLayout) -> Result<Vec<u8>, I2sError> {
     let rows = checked_rows(codes.len(), k, layout)?;

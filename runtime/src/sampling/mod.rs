@@ -58,6 +58,11 @@ impl Default for SamplingParams {
 }
 
 impl SamplingParams {
+    /// Always the likeliest token.
+    pub fn greedy() -> Self {
+        SamplingParams { temperature: 0.0, ..SamplingParams::default() }
+    }
+
     /// # Errors
     /// `Usage` naming the setting, its value and its range.
     pub fn validate(&self) -> Result<()> {
@@ -97,6 +102,22 @@ fn out_of_range<T: std::fmt::Display>(name: &str, value: T, low: T, high: T) -> 
 }
 
 /// The chain with its settings, random state and history.
+///
+/// ```
+/// use bitnet_runtime::sampling::{Sampler, SamplingParams};
+///
+/// let logits = [0.5, 2.0, -1.0, 1.9];
+/// let mut greedy = Sampler::new(SamplingParams::greedy(), logits.len())?;
+/// assert_eq!(greedy.sample(&logits)?, 1);
+///
+/// // The same seed draws the same tokens.
+/// let draw = |seed| {
+///     let mut sampler = Sampler::new(SamplingParams { seed, ..SamplingParams::default() }, logits.len())?;
+///     (0..8).map(|_| sampler.sample(&logits)).collect::<bitnet_runtime::Result<Vec<u32>>>()
+/// };
+/// assert_eq!(draw(7)?, draw(7)?);
+/// # Ok::<(), bitnet_runtime::Error>(())
+/// ```
 pub struct Sampler {
     params: SamplingParams,
     vocab: usize,

@@ -90,6 +90,20 @@ pub enum TextPosition {
     Continuation,
 }
 
+/// A vocabulary and its rules, both ways.
+///
+/// ```
+/// use bitnet_runtime::generate::load_tokenizer;
+/// use bitnet_runtime::gguf::{Gguf, Mapping};
+/// use bitnet_runtime::tokenizer::{Bos, ControlTokens, SpecialTokens, TextPosition};
+///
+/// let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/trained/kjv-b158.gguf");
+/// let (tokenizer, warnings) = load_tokenizer(&Gguf::open(path, Mapping::default())?)?;
+/// let ids = tokenizer.encode("In the beginning", SpecialTokens::Parse, Bos::Never)?;
+/// assert_eq!(tokenizer.decode(&ids, TextPosition::Start, ControlTokens::Hide), "In the beginning");
+/// assert!(warnings.is_empty());
+/// # Ok::<(), bitnet_runtime::Error>(())
+/// ```
 pub struct Tokenizer {
     path: PathBuf,
     vocab: Vocab,

@@ -2,10 +2,11 @@
 //!
 //! In: numbers with names. Out: one HTML file with SVG plots, readable in light and dark, on paper and by a screen
 //! reader; behind each plot is the table it was drawn from. [`Page`] collects sections, [`bars`], [`lines`] and [`heat`]
-//! draw. Used by xtask and by the runtime. Deliberately absent: scripts, fonts, anything from another host, rounding
+//! draw. [`Diagram`] draws boxes and arrows into a file of its own. Used by xtask and by the runtime. Deliberately absent: scripts, fonts, anything from another host, rounding
 //! that the table would not show.
 
 pub mod bars;
+mod diagram;
 pub mod heat;
 pub mod lines;
 mod page;
@@ -13,7 +14,9 @@ mod svg;
 #[cfg(test)]
 mod tests;
 
+pub use diagram::{Area, Diagram, Point};
 pub use page::{Page, Plot, Table};
+pub use svg::WIDTH;
 
 /// How a value is placed between the ends of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::bars::{Against, Bar, bars, parts};
 use crate::heat::heat;
 use crate::lines::{Axes, Line, columns, lines};
-use crate::{Page, Scale, Table, short};
+use crate::{Diagram, Page, Scale, Table, short};
 
 const HOSTILE: &str = "<script>alert(\"1\")</script> & more";
 
@@ -110,5 +110,36 @@ fn short_numbers() {
     assert_eq!(
         all,
         ["0", "1", "0.5", "12.3", "999", "12345", "123 k", "1.23 M", "2 G", "30 T", "1e-3", "1.5e-7", "-4"]
+    );
+}
+
+#[test]
+fn a_diagram_stands_alone_and_knows_what_lies_over_what() {
+    let mut fine = Diagram::new();
+    fine.frame((5.0, 5.0, 400.0, 100.0), HOSTILE);
+    fine.node((20.0, 40.0, 120.0, 50.0), "b0", "one", &["first"]);
+    fine.node((200.0, 40.0, 120.0, 50.0), "box", "two", &[]);
+    fine.arrow(&[(140.0, 65.0), (200.0, 65.0)]);
+    assert_eq!(fine.problems(120.0), [] as [&str; 0]);
+    let svg = fine.render(120.0, HOSTILE);
+    assert!(
+        svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"120\" viewBox"),
+        "{svg}"
+    );
+    assert!(well_formed(&svg).contains(&"style".to_string()) && !svg.contains("<script"), "{svg}");
+
+    let mut crowded = Diagram::new();
+    crowded.node((60.0, 20.0, 60.0, 40.0), "box", "much too long", &[]);
+    crowded.node((100.0, 30.0, 100.0, 40.0), "box", "b", &[]);
+    crowded.words((740.0, 90.0), "", "too far");
+    crowded.words((20.0, 108.0), "", "too low");
+    assert_eq!(
+        crowded.problems(100.0),
+        [
+            "'much too long' does not fit its box",
+            "'b' lies over 'much too long'",
+            "'too far' is outside",
+            "'too low' is outside",
+        ]
     );
 }

@@ -108,12 +108,34 @@ fn dead_links_are_seen() {
                 [dead](c.md)\n[no heading](b.md#none) `[code](d.md)`\n```\n[code](e.md)\n```\n[above](../up.md)\n";
     let files = [("docs/a.md", page), ("docs/b.md", "# B\n"), ("up.md", "")];
     assert_eq!(
-        said(links, &files),
+        said(links::links, &files),
         [
             "docs/a.md:3: links to c.md, which does not exist (links)",
             "docs/a.md:4: links to b.md#none, but the file has no such heading (links)"
         ]
     );
+}
+
+#[test]
+fn pages_outside_the_book_are_seen() {
+    let files = [
+        ("docs/SUMMARY.md", "[a](howto/a.md)\n[b](b.md)\n[a](howto/a.md)\n"),
+        ("docs/howto/a.md", "[b](../b.md) [n](../../notes/n.md)\n"),
+        ("docs/b.md", ""),
+        ("docs/c.md", ""),
+        ("notes/n.md", ""),
+        ("README.md", ""),
+    ];
+    assert_eq!(
+        said(links::book, &files),
+        [
+            "docs/SUMMARY.md:3: lists docs/howto/a.md twice (book)",
+            "README.md: is not in docs/SUMMARY.md; add it where a reader looks for it (book)",
+            "docs/c.md: is not in docs/SUMMARY.md; add it where a reader looks for it (book)",
+            "docs/howto/a.md:1: links to notes/n.md, which is not in docs/SUMMARY.md (book)",
+        ]
+    );
+    assert!(said(links::book, &files[1..]).is_empty());
 }
 
 #[test]
