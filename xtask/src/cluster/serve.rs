@@ -12,6 +12,7 @@ use crate::exit::fail;
 use crate::proc::{self, Stdout};
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
+use std::time::Duration;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -62,7 +63,9 @@ pub fn run(ctx: &Ctx, args: &ServeArgs) -> Result<ExitCode> {
     let folder = tempfile::tempdir().context("creating a temporary folder")?;
     let file = folder.path().join("serve.json");
     std::fs::write(&file, settings.to_string()).with_context(|| format!("writing {}", file.display()))?;
-    let command = cluster.script(ctx, "front.py")?.args([&file]);
+    // Answers under way, then Ray's own end.
+    let patience = Duration::from_secs(u64::from(args.drain_timeout) + 60);
+    let command = cluster.script(ctx, "front.py")?.args([&file]).patience(patience);
     // It prints one line of JSON, when requests are taken.
     let mut told = Ok(());
     let finished = proc::run(ctx, &command, Stdout::Log, &ctx.log_file("cluster-serve")?, |line| {
