@@ -108,7 +108,7 @@ serve_() {
   up 3
   serve --min-replicas 2
   timeout 60 cargo xtask cluster status
-  timeout 180 python3 tools/ray/drill.py survive "$state" "$url" "$BITNET_BINARY" "$model"
+  timeout 240 python3 tools/ray/drill.py survive "$state" "$url" "$BITNET_BINARY" "$model"
   grep -q 'a replica was lost' target/logs/cluster-serve.log
   unserve
   down
@@ -117,7 +117,7 @@ serve_() {
 speed() {
   up 2
   serve --min-replicas 2
-  timeout 180 python3 tools/ray/drill.py speed "$url" "$BITNET_BINARY" "$model"
+  timeout 180 python3 tools/ray/drill.py speed "$state" "$url" "$BITNET_BINARY" "$model"
   unserve
   down
 }
