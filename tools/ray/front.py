@@ -57,10 +57,13 @@ def application(settings, files, key):
         autoscaling_config=scaling,
         max_ongoing_requests=2 * parallel,
         request_router_config=RequestRouterConfig(
-            request_router_class=serving.PrefixRouter, request_router_kwargs={"slack": max(2, parallel // 2)}
+            request_router_class=serving.PrefixRouter, request_router_kwargs={"slack": max(1, parallel // 16)}
         ),
         health_check_period_s=1,
         health_check_timeout_s=5,
+        max_constructor_retry_count=3,
+        # The binary keeps a log of its own.
+        logging_config={"enable_access_log": False},
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=drain + 10,
         ray_actor_options={"num_cpus": settings["cpus"], "num_gpus": settings["gpus"]},
@@ -103,7 +106,7 @@ class Front:
                 return await answer.break_off("engine_failed", f"the answer could not be gone on with: {error}")
             except (ClientError, OSError, TimeoutError, ray.exceptions.RayError, resume.Broken) as error:
                 why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                log.warning("a replica was lost: %s", why)
+                log.warning("a replica was lost, %d events sent: %s", len(answer.events.sent), why)
                 if answer.is_given_up():
                     return await answer.break_off("engine_failed", f"no replica gave the whole answer; the last: {why}")
             finally:
@@ -224,10 +227,12 @@ async def run(settings, address):
     files = node.offer(settings["files"], loopback.is_local(address))
     started = loop.run_in_executor(None, lambda: serve.run(application(settings, files, key), name=NAME, route_prefix=None))
     stopped = asyncio.ensure_future(ended.wait())
-    await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not ended.is_set():
-        await listen(started.result(), settings, key, ended)
-    await loop.run_in_executor(None, serve.shutdown)
+    try:
+        await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.is_set():
+            await listen(started.result(), settings, key, ended)
+    finally:
+        await loop.run_in_executor(None, serve.shutdown)
 
 
 def main():

@@ -37,6 +37,10 @@ def free_port():
         return one.getsockname()[1]
 
 
+def boot():
+    return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def begun(pid):
     """When a process started, in ticks since boot; None without one."""
     try:
@@ -65,7 +69,7 @@ def up(state, local, cpus):
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": str(folder)}
     environment |= {f"RAY_{name}": str(value) for name, value in NOTICE.items()} | {"RAY_health_check_failure_threshold": "3"}
     address = f"{loopback.HOST}:{free_port()}"
-    known = {"address": address, "environment": environment, "folder": str(folder), "sessions": []}
+    known = {"address": address, "environment": environment, "folder": str(folder), "boot": boot(), "sessions": []}
     head = ["--head", "--port", address.split(":")[1], "--include-dashboard", "false", "--temp-dir", str(folder / "r")]
     head += ["--ray-client-server-port", str(free_port())]
     try:
@@ -124,7 +128,7 @@ def write(state, known):
 
 def running(known):
     """The processes of every session that is still ours: an id may have been given to another since."""
-    ours = [s for s in known["sessions"] if begun(s["session"]) in (s["begun"], None)]
+    ours = [s for s in known["sessions"] if known["boot"] == boot() and begun(s["session"]) in (s["begun"], None)]
     return {s["name"]: loopback.members(s["session"]) for s in ours}
 
 
