@@ -21,6 +21,7 @@ import ray
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.exceptions import BackPressureError
 
 import node
 import resume
@@ -56,6 +57,7 @@ def application(settings, files, key):
         name="Server",
         autoscaling_config=scaling,
         max_ongoing_requests=2 * parallel,
+        max_queued_requests=4096,
         request_router_config=RequestRouterConfig(
             request_router_class=serving.PrefixRouter, request_router_kwargs={"slack": max(1, parallel // 16)}
         ),
@@ -104,7 +106,9 @@ class Front:
             except resume.Differs as error:
                 log.error("an answer could not be gone on with: %s", error)
                 return await answer.break_off("engine_failed", f"the answer could not be gone on with: {error}")
-            except (ClientError, OSError, TimeoutError, ray.exceptions.RayError, resume.Broken) as error:
+            except (ClientError, OSError, TimeoutError, ray.exceptions.RayError, BackPressureError, resume.Broken) as error:
+                if isinstance(error, BackPressureError) and answer.response is None:
+                    return refusal(429, "rate_limit_exceeded", "too many requests wait for a replica")
                 why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 log.warning("a replica was lost, %d events sent: %s", len(answer.events.sent), why)
                 if answer.is_given_up():
@@ -115,35 +119,41 @@ class Front:
             pause = min(PAUSE, 2 * pause)
 
     async def ask(self, lease, wanted, answer, request, asked):
-        """The whole answer of one replica; raises where it is lost."""
-        place = await anext(lease)
+        """The whole answer of the replica that the lease is of; raises where it is lost."""
+        place = await anext(lease, None)
+        if place is None:
+            raise resume.Broken("a replica ended before it said where it is")
         wanted["avoid"].append(place["replica"])
-        async with self.session.request(request.method, place["url"] + request.path_qs, **asked) as reply:
-            # A node that is gone may leave its connections open.
-            watch = asyncio.ensure_future(lost(lease, reply))
-            try:
-                headers = [(name, value) for name, value in reply.headers.items() if name.lower() not in HOP]
-                if reply.status == 200 and reply.content_type == "text/event-stream":
-                    return await answer.stream(reply, headers)
-                whole = await reply.read()
-                if resume.is_elsewhere(reply.status, whole):
-                    raise resume.Broken(f"{reply.status} of a replica")
-                if answer.response:
-                    raise resume.Broken(f"{reply.status} of a replica in place of a stream")
-                kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
-                return web.Response(status=reply.status, body=whole, headers=kept)
-            finally:
-                watch.cancel()
+        serving.UNDER_WAY[place["replica"]] += 1
+        # A node that is gone may leave its connections open: then the lease ends first.
+        tasks = [asyncio.ensure_future(work) for work in (self.hand_on(place["url"], answer, request, asked), last(lease))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not tasks[0].done():
+                raise resume.Broken("a replica is gone")
+            return tasks[0].result()
+        finally:
+            serving.UNDER_WAY[place["replica"]] -= 1
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def hand_on(self, url, answer, request, asked):
+        async with self.session.request(request.method, url + request.path_qs, **asked) as reply:
+            headers = [(name, value) for name, value in reply.headers.items() if name.lower() not in HOP]
+            if reply.status == 200 and reply.content_type == "text/event-stream":
+                return await answer.stream(reply, headers)
+            whole = await reply.read()
+            if answer.response or resume.is_elsewhere(reply.status, whole):
+                raise resume.Broken(f"a replica answered with {reply.status}")
+            kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            return web.Response(status=reply.status, body=whole, headers=kept)
 
 
-async def lost(lease, reply):
-    """Ends the reply when the lease does."""
-    try:
-        async for _ in lease:
-            pass
-    except ray.exceptions.RayError:
+async def last(lease):
+    """Waits for the end of a lease."""
+    async for _ in lease:
         pass
-    reply.close()
 
 
 class Answer:

@@ -7,6 +7,7 @@ Deliberately absent: scaling, health periods and draining, which are Serve's; wh
 """
 
 import asyncio
+import collections
 import json
 import os
 import pathlib
@@ -20,6 +21,10 @@ from ray.serve.request_router import RequestRouter
 
 import node
 import routing
+
+
+# Requests that the front has under way, by replica: it and the router are one process, and Serve's own count lags behind.
+UNDER_WAY = collections.Counter()
 
 
 class Server:
@@ -69,8 +74,7 @@ class PrefixRouter(RequestRouter):
     async def choose_replicas(self, candidate_replicas, pending_request=None):
         wanted = _wanted(pending_request)
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        cache = self.replica_queue_len_cache
-        loads = {name: cache.get(replica.replica_id) or 0 for name, replica in by_name.items()}
+        loads = {name: UNDER_WAY[name] for name in by_name}
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
         order = self._prefixes.order(wanted.get("keys", ()), loads, wanted.get("avoid", ()))
