@@ -38,7 +38,6 @@ OURS = HOP | {"host", "content-length", "authorization", "origin", "accept-encod
 PATIENCE, PAUSE = 120, 1.0
 SKIP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 MAX_BODY = 64 << 20
-LOCAL = {"localhost", "127.0.0.1", "[::1]"}
 
 
 def application(settings, files, key):
@@ -87,7 +86,7 @@ class Front:
         self.session = ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
 
     async def __call__(self, request):
-        if not is_ours(request.headers):
+        if not loopback.is_asked(request.headers):
             return refusal(403, "forbidden", "only requests that name this machine as their host, of its own pages, are answered")
         body = await request.read()
         if self.seeds and request.method == "POST":
@@ -192,13 +191,6 @@ class Answer:
             return refusal(503, code, message)
         await self.write(f"data: {error(code, message)}\n\n".encode())
         return self.response
-
-
-def is_ours(headers):
-    """What a page of another site may make a browser send names another host or another origin."""
-    host = headers.get("Host", "")
-    origin = headers.get("Origin")
-    return host.rsplit(":", 1)[0] in LOCAL and origin in (None, f"http://{host}")
 
 
 def error(code, message):

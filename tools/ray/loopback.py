@@ -8,6 +8,7 @@ several machines, whose addresses Ray takes as they are.
 
 import os
 import pathlib
+import re
 import socket
 import struct
 import sys
@@ -90,6 +91,12 @@ def address_of(text):
 
 def is_loopback(host):
     return host.removeprefix("::ffff:").startswith("127.") or host == "::1"
+
+
+def is_asked(headers):
+    """Whether a request is for this machine: what a page of another site makes a browser send names another host or origin."""
+    host, origin = headers.get("Host", ""), headers.get("Origin")
+    return re.fullmatch(r"(localhost|127\.0\.0\.1)(:\d+)?", host) is not None and origin in (None, f"http://{host}")
 
 
 if __name__ == "__main__":

@@ -57,5 +57,15 @@ class Listeners(unittest.TestCase):
             self.assertEqual(loopback.is_loopback(host), local)
 
 
+class Requests(unittest.TestCase):
+    def test_other_hosts_and_origins_are_not_ours(self):
+        for host in ("localhost", "localhost:8000", "127.0.0.1:1"):
+            self.assertTrue(loopback.is_asked({"Host": host}))
+            self.assertTrue(loopback.is_asked({"Host": host, "Origin": f"http://{host}"}))
+            self.assertFalse(loopback.is_asked({"Host": host, "Origin": "http://evil.example"}))
+        for host in ("", "evil.example", "127.0.0.1.evil.example", "localhost:x", "10.0.0.1:8000", "localhost\n"):
+            self.assertFalse(loopback.is_asked({"Host": host}), host)
+
+
 if __name__ == "__main__":
     unittest.main()
