@@ -68,10 +68,10 @@ class Streams(threading.Thread):
         return "".join(choice["text"] for value in values for choice in value["choices"])
 
 
-def sampled():
-    """With a temperature and a seed an answer is as fixed as a greedy one."""
+def long_requests():
+    """Answers that are under way when something is killed. With a seed a sampled one is as fixed as a greedy one."""
     for i, body in enumerate(short_requests()):
-        yield body | {"temperature": 0.8, "seed": i, "max_tokens": 48}
+        yield body | {"temperature": 0.8 * (i % 2), "seed": i, "max_tokens": 400}
 
 
 def servers_of(pids):
@@ -98,9 +98,9 @@ def replicas(known):
 
 def survive(known, url, binary, model):
     with serving(binary, model) as (lone, _):
-        asked = alone(lone, [*requests(512), *sampled()])
+        asked, streamed = alone(lone, requests(512)), alone(lone, long_requests())
     start = time.monotonic()
-    streams = [Streams(url, asked, 5 * i, start + SECONDS) for i in range(6)]
+    streams = [Streams(url, streamed, 5 * i, start + SECONDS) for i in range(6)]
     done, killed = {}, []
     whole = threading.Thread(target=lambda: done.update(drive(url, asked, 6, SECONDS)))
     for thread in [*streams, whole]:
