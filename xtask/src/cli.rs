@@ -72,6 +72,9 @@ pub enum Command {
     Fuzz(crate::fuzz::FuzzCommand),
     /// Run a lane of the pipeline (ci/lanes.toml) here as CI does, list them, or write the workflows.
     Ci(crate::ci::CiArgs),
+    /// Work for several machines through Ray: evaluation and other jobs in shards, a model served by replicas.
+    #[command(subcommand)]
+    Cluster(crate::cluster::ClusterCommand),
     /// Plan, build, verify and compare releases: archives, wheels, their provenance; release notes.
     #[command(subcommand)]
     Release(crate::release::ReleaseCommand),
@@ -307,6 +310,9 @@ pub struct Bench {
     /// References to measure beside ours, on the same file (default: those that are built).
     #[arg(long, value_delimiter = ',', value_enum)]
     pub against: Option<Vec<Backend>>,
+    /// Measure ours alone.
+    #[arg(long, conflicts_with_all = ["against", "also"])]
+    pub alone: bool,
     /// Another engine on another file of the same shape: bitforge, llama or bitnet, =, and a path.
     #[arg(long, value_name = "NAME=FILE")]
     pub also: Vec<String>,

@@ -14,6 +14,7 @@ pub mod cargo_tool;
 pub mod ci;
 pub mod clean;
 pub mod cli;
+pub mod cluster;
 pub mod crossval;
 pub mod ctx;
 pub mod docs;
@@ -92,6 +93,7 @@ fn dispatch(ctx: &Ctx, command: &Command) -> Result<ExitCode> {
         Command::Mutants(args) => mutants::run(ctx, args),
         Command::Fuzz(command) => fuzz::run(ctx, command),
         Command::Ci(args) => ci::run(ctx, args),
+        Command::Cluster(command) => cluster::run(ctx, command),
         Command::Release(command) => release::run(ctx, command),
         Command::Tidy => tidy::run(ctx),
         Command::Report(args) => bug_report::run(ctx, args),

@@ -32,11 +32,22 @@ pub struct Command {
     dir: Option<PathBuf>,
     env: Vec<(String, OsString)>,
     limit: Option<Duration>,
+    patience: Duration,
 }
+
+/// Children have files to remove; on a busy machine that takes a while.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Command {
     pub fn new(program: impl Into<OsString>) -> Self {
-        Command { program: program.into(), args: Vec::new(), dir: None, env: Vec::new(), limit: None }
+        Command {
+            program: program.into(),
+            args: Vec::new(),
+            dir: None,
+            env: Vec::new(),
+            limit: None,
+            patience: PATIENCE,
+        }
     }
 
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
@@ -57,6 +68,12 @@ impl Command {
     /// Ends the command and its children after `limit`.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = Some(limit);
+        self
+    }
+
+    /// How long a command that [`run`] started may take to end once it was asked to; then it is killed.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -260,7 +277,7 @@ pub fn run(
     let mut lines = Lines::default();
 
     let (read_result, ended) = std::thread::scope(|scope| {
-        let watchdog = scope.spawn(|| group.guard(deadline, &done));
+        let watchdog = scope.spawn(|| group.guard(deadline, command.patience, &done));
         let result = read_lines(&reader, |line| {
             lines.add(line);
             watch(line);
@@ -416,14 +433,13 @@ impl Group {
         }
     }
 
-    /// Waits for `done`; asks the group to end at the deadline or after Ctrl-C, and ten seconds later ends it.
-    fn guard(&self, deadline: Option<Instant>, done: &AtomicBool) -> Ended {
+    /// Waits for `done`; asks the group to end at the deadline or after Ctrl-C, and after `patience` ends it.
+    fn guard(&self, deadline: Option<Instant>, patience: Duration, done: &AtomicBool) -> Ended {
         let mut ended = Ended::ByItself;
         let mut asked: Option<Instant> = None;
         while !done.load(Ordering::Acquire) {
             match asked {
-                // Children have files to remove; on a busy machine that takes a while.
-                Some(at) if at.elapsed() > Duration::from_secs(10) => self.signal(libc::SIGKILL),
+                Some(at) if at.elapsed() > patience => self.signal(libc::SIGKILL),
                 Some(_) => {}
                 None if INTERRUPTED.load(Ordering::Acquire) => ended = Ended::Interrupted,
                 None if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
@@ -540,6 +556,15 @@ mod tests {
         assert_eq!(code_of(&error), ExitCode::Timeout);
         std::thread::sleep(Duration::from_millis(2500));
         assert!(!marker.exists());
+    }
+
+    #[test]
+    fn one_that_does_not_end_when_asked_is_killed_when_patience_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let command = sh("trap '' TERM; while :; do sleep 1; done").limit(Duration::from_millis(50));
+        let command = command.patience(Duration::from_millis(100));
+        let error = run(&ctx(), &command, Stdout::Log, &dir.path().join("log"), |_| {}).unwrap_err();
+        assert_eq!(code_of(&error), ExitCode::Timeout);
     }
 
     #[test]

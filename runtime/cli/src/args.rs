@@ -19,7 +19,9 @@ use bitnet_runtime::chat::ChatMode;
 use bitnet_runtime::gguf::Mapping;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use std::ops::Range;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 #[derive(Debug, Parser)]
 #[command(name = "bitnet", version, about = "Runs BitNet (ternary) language models in GGUF files on the CPU")]
@@ -314,6 +316,7 @@ pub struct InspectArgs {
 Examples:
   bitnet perplexity -m model.gguf -f wiki.test.raw
   bitnet perplexity -m model.gguf -f text.txt --ctx-size 256 --chunks 8 --json
+  bitnet perplexity -m model.gguf -f text.txt --chunks 8..16 --json
 
 As llama.cpp's tool measures it: the text is cut into chunks of the context's length, the first token of each is
 replaced by BOS where the model has it, the second half of each is scored, and what is left at the end is dropped.
@@ -327,12 +330,31 @@ pub struct PerplexityArgs {
     /// Tokens of a chunk
     #[arg(long, short, value_name = "N", default_value_t = 512)]
     pub ctx_size: usize,
-    /// Chunks to score at most (default: all)
-    #[arg(long, value_name = "N")]
-    pub chunks: Option<usize>,
-    /// Print one JSON object, with the sum of every chunk
+    /// Chunks to score: the first N at most, or those from A up to B, which the text must have (default: all)
+    #[arg(long, value_name = "N|A..B")]
+    pub chunks: Option<Chunks>,
+    /// Print one JSON object, with the sums of every chunk
     #[arg(long)]
     pub json: bool,
+}
+
+/// A part of a text's chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chunks {
+    First(usize),
+    Range(Range<usize>),
+}
+
+impl FromStr for Chunks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number of chunks"));
+        match text.split_once("..") {
+            None => Ok(Chunks::First(number(text)?)),
+            Some((first, end)) => Ok(Chunks::Range(number(first)?..number(end)?)),
+        }
+    }
 }
 
 #[derive(Args, Debug)]

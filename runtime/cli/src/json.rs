@@ -141,14 +141,18 @@ pub struct PerplexityOutput {
     /// Of the text.
     pub tokens: usize,
     pub ctx_size: usize,
+    /// Chunks that were scored, the index of the first of them, and how many the text has.
     pub chunks: usize,
-    /// Tokens that were scored, in all chunks together.
+    pub first_chunk: usize,
+    pub text_chunks: usize,
+    /// Tokens that were scored, in all chunks together; each chunk has as many.
     pub scored: usize,
     pub perplexity: f64,
     /// Of the perplexity, as llama.cpp derives it from the spread of the tokens' log likelihoods.
     pub standard_error: f64,
-    /// Sum of the negative log likelihoods (nats) of each chunk.
+    /// Sum of the negative log likelihoods (nats) of each chunk, and of their squares.
     pub nll: Vec<f64>,
+    pub squares: Vec<f64>,
     pub tokens_per_second: f64,
     pub kernels: Vec<KernelCount>,
 }

@@ -1,10 +1,10 @@
 //! `bitnet perplexity`: how well a model predicts a text, measured as llama.cpp's `llama-perplexity` does.
 //!
 //! In: a text. Out: exp of the mean negative log likelihood of the scored tokens, with its standard error; with
-//! `--json` also the sum of every chunk. A chunk is evaluated in one go, logits are made for its second half only.
+//! `--json` also the sums of every chunk, the same whichever other chunks are scored. A chunk is evaluated in one go, logits are made for its second half only.
 //! Deliberately absent: a sliding window (llama.cpp's `--ppl-stride`), and any judgement (see `cargo xtask eval`).
 
-use super::args::{Format, PerplexityArgs};
+use super::args::{Chunks, Format, PerplexityArgs};
 use super::ctx::Ctx;
 use super::json::PerplexityOutput;
 use super::progress::Progress;
@@ -13,15 +13,20 @@ use bitnet_runtime::engine::Engine;
 use bitnet_runtime::generate::load_tokenizer;
 use bitnet_runtime::tokenizer::{Bos, SpecialTokens};
 use bitnet_runtime::{Error, Result};
+use std::ops::Range;
 use std::time::Instant;
 
 /// Shorter chunks score next to nothing.
 const MIN_CONTEXT: usize = 8;
 
 pub fn run(ctx: &mut Ctx, args: &PerplexityArgs) -> Result<()> {
-    let (context, limit) = (args.ctx_size, args.chunks.unwrap_or(usize::MAX));
-    if context < MIN_CONTEXT || limit == 0 {
-        let remedy = format!("give --ctx-size at least {MIN_CONTEXT}, and --chunks at least 1");
+    let (context, wanted) = (args.ctx_size, args.chunks.clone().unwrap_or(Chunks::First(usize::MAX)));
+    let is_empty = match &wanted {
+        Chunks::First(count) => *count == 0,
+        Chunks::Range(range) => range.is_empty(),
+    };
+    if context < MIN_CONTEXT || is_empty {
+        let remedy = format!("give --ctx-size at least {MIN_CONTEXT}, and --chunks at least one");
         return Err(Error::usage("there is nothing to score", remedy));
     }
     let text = prompt::file_text(&args.file)?;
@@ -38,26 +43,29 @@ pub fn run(ctx: &mut Ctx, args: &PerplexityArgs) -> Result<()> {
         ));
     }
     let tokens = tokenizer.encode(&text, SpecialTokens::AsText, Bos::AsFileAsks)?;
-    let chunks = (tokens.len() / context).min(limit);
-    if chunks == 0 {
+    let text_chunks = tokens.len() / context;
+    if text_chunks == 0 {
         return Err(Error::usage(
             format!("the text has {} tokens, and a chunk is {context}", tokens.len()),
             "give a longer text or a smaller --ctx-size",
         ));
     }
+    let range = part(wanted, text_chunks)?;
+    let chunks = range.len();
 
     let mut progress = Progress::start("scoring");
-    let (mut sum, mut nll) = (Sum::default(), Vec::with_capacity(chunks));
+    let (mut sum, mut nll, mut squares) = (Sum::default(), Vec::new(), Vec::new());
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let started = Instant::now();
-    for chunk in tokens.chunks_exact(context).take(chunks) {
+    for chunk in tokens.chunks_exact(context).skip(range.start).take(chunks) {
         let mut chunk = chunk.to_vec();
         if let Some(bos) = bos {
             chunk[0] = bos;
         }
-        let before = sum.nll;
-        score(&mut engine, &chunk, &mut sum)?;
-        nll.push(sum.nll - before);
+        let of_chunk = score(&mut engine, &chunk)?;
+        nll.push(of_chunk.nll);
+        squares.push(of_chunk.squares);
+        sum.join(&of_chunk);
         progress.update(nll.len(), format!("{chunks} chunks, perplexity {:.4}", sum.perplexity()));
     }
     drop(progress);
@@ -69,10 +77,13 @@ pub fn run(ctx: &mut Ctx, args: &PerplexityArgs) -> Result<()> {
         tokens: tokens.len(),
         ctx_size: context,
         chunks,
+        first_chunk: range.start,
+        text_chunks,
         scored: sum.count,
         perplexity: sum.perplexity(),
         standard_error: sum.standard_error(),
         nll,
+        squares,
         tokens_per_second: (chunks * context) as f64 / seconds,
         kernels: engine.kernel_counts(),
     };
@@ -86,16 +97,29 @@ pub fn run(ctx: &mut Ctx, args: &PerplexityArgs) -> Result<()> {
     }
 }
 
-/// Adds the negative log likelihoods of the second half of `chunk`: its tokens from `len / 2 + 1` on, each given
-/// all before it.
-fn score(engine: &mut Engine, chunk: &[u32], sum: &mut Sum) -> Result<()> {
+/// The chunks to score of a text that has `all`.
+fn part(wanted: Chunks, all: usize) -> Result<Range<usize>> {
+    match wanted {
+        Chunks::First(count) => Ok(0..count.min(all)),
+        Chunks::Range(range) if range.end <= all => Ok(range),
+        Chunks::Range(range) => Err(Error::usage(
+            format!("the text has {all} chunks, and --chunks ends at {}", range.end),
+            format!("give --chunks up to {all}"),
+        )),
+    }
+}
+
+/// The negative log likelihoods of the second half of `chunk`: its tokens from `len / 2 + 1` on, each given all before it.
+fn score(engine: &mut Engine, chunk: &[u32]) -> Result<Sum> {
+    let mut sum = Sum::default();
     let (first, last) = (chunk.len() / 2, chunk.len() - 1);
     engine.reset();
     engine.prefill(&chunk[..first])?;
     engine.logits_all(&chunk[first..last], &mut |row, logits| {
         sum.add(nll(logits, chunk[first + row + 1]));
         Ok(())
-    })
+    })?;
+    Ok(sum)
 }
 
 /// Negative log likelihood of `token` in nats, under the softmax of `logits`.
@@ -118,6 +142,12 @@ impl Sum {
         self.nll += nll;
         self.squares += nll * nll;
         self.count += 1;
+    }
+
+    fn join(&mut self, other: &Sum) {
+        self.nll += other.nll;
+        self.squares += other.squares;
+        self.count += other.count;
     }
 
     fn perplexity(&self) -> f64 {

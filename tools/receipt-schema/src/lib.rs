@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod cluster;
 pub mod crossval;
 pub mod eval;
 pub mod run;
@@ -41,6 +42,8 @@ pub enum Body {
     Crossval(Box<crossval::Crossval>),
     /// Perplexities were measured, by `cargo xtask eval`.
     Eval(Box<eval::Eval>),
+    /// A perplexity was measured in shards, by `cargo xtask cluster eval`.
+    ClusterEval(Box<cluster::ClusterEval>),
     /// Engines were timed, by `cargo xtask bench`.
     Bench(Box<bench::Bench>),
     /// Any other step of `cargo xtask up`: preflight, reference, symbols, kernels, model.
@@ -55,6 +58,7 @@ impl Body {
             Body::Crossval(_) => "crossval",
             Body::Bench(_) => "bench",
             Body::Eval(_) => "eval",
+            Body::ClusterEval(_) => "cluster-eval",
             Body::Step(step) => &step.step,
         }
     }

@@ -163,7 +163,7 @@ impl Running {
 
 fn start_engines(ctx: &Ctx, args: &cli::Bench, bitnet: &Path, model: &Path) -> Result<Vec<Running>> {
     let mut engines = vec![start(ctx, args, Backend::Cpu, OURS.into(), bitnet, model)?];
-    if args.device != "cpu" {
+    if args.alone || args.device != "cpu" {
         return Ok(engines);
     }
     let built = [Backend::Llama, Backend::Bitnet];

@@ -6,7 +6,7 @@
 use super::settings::{Settings, perplexity};
 use crate::receipts::store;
 use bitforge_receipt_schema::FileFacts;
-use bitforge_receipt_schema::eval::{Eval, Measured};
+use bitforge_receipt_schema::eval::Measured;
 use serde::Serialize;
 
 /// One measurement beside its goldens.
@@ -74,12 +74,12 @@ pub fn judge(measured: &Measured, settings: &Settings) -> Judged {
 }
 
 /// Every measurement of a receipt: what holds, else the first problem; `None` where nothing has a golden.
-pub fn judge_all(eval: &Eval, settings: &Settings) -> Option<Result<String, String>> {
-    let judged: Vec<Judged> = eval.measured.iter().map(|measured| judge(measured, settings)).collect();
+pub fn judge_all(all: &[Measured], settings: &Settings) -> Option<Result<String, String>> {
+    let judged: Vec<Judged> = all.iter().map(|measured| judge(measured, settings)).collect();
     let about = |(measured, judged): (&Measured, &Judged)| {
         judged.problems.first().map(|problem| format!("{}: {problem}", measured.model.name))
     };
-    if let Some(problem) = eval.measured.iter().zip(&judged).find_map(about) {
+    if let Some(problem) = all.iter().zip(&judged).find_map(about) {
         return Some(Err(problem));
     }
     let holding = judged.iter().filter(|judged| judged.holds()).count();

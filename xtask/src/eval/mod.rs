@@ -46,18 +46,21 @@ pub struct EvalArgs {
 
 /// What `bitnet perplexity --json` prints, as far as it is kept.
 #[derive(Debug, Deserialize)]
-struct Output {
-    engine: Engine,
-    ctx_size: u32,
-    scored: u64,
-    standard_error: f64,
-    nll: Vec<f64>,
-    kernels: Vec<KernelCount>,
+pub struct Output {
+    pub engine: Engine,
+    pub ctx_size: u32,
+    pub first_chunk: u32,
+    pub text_chunks: u32,
+    pub scored: u64,
+    pub standard_error: f64,
+    pub nll: Vec<f64>,
+    pub squares: Vec<f64>,
+    pub kernels: Vec<KernelCount>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Engine {
-    activation_quant: ActivationMode,
+pub struct Engine {
+    pub activation_quant: ActivationMode,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,18 +108,27 @@ fn cases(ctx: &Ctx, args: &EvalArgs, settings: &Settings) -> Result<Vec<(PathBuf
         let root = |path: &PathBuf| settings.root.join(path);
         return Ok(settings.models.iter().map(|model| (root(&model.file), root(&model.text))).collect());
     };
-    let path = match ModelArg::parse(model) {
-        ModelArg::File(path) => path,
-        ModelArg::Name(name) => models::known(&name)?.path_in(&ctx.cache_dir()?),
-    };
-    let missing = [&path, text].into_iter().find(|path| !path.is_file());
-    if let Some(missing) = missing {
-        return fail(ExitCode::NotFound, format!("{} is not a file", missing.display()));
-    }
-    Ok(vec![(path, text.clone())])
+    Ok(vec![(file_of(ctx, model)?, present(text.clone())?)])
 }
 
-/// Asks the binary for the perplexity of `model` on `text`.
+/// The file of a model that is named or given.
+pub fn file_of(ctx: &Ctx, model: &str) -> Result<PathBuf> {
+    present(match ModelArg::parse(model) {
+        ModelArg::File(path) => path,
+        ModelArg::Name(name) => models::known(&name)?.path_in(&ctx.cache_dir()?),
+    })
+}
+
+/// The path, of a file that is there.
+pub fn present(path: PathBuf) -> Result<PathBuf> {
+    if path.is_file() {
+        Ok(path)
+    } else {
+        fail(ExitCode::NotFound, format!("{} is not a file", path.display()))
+    }
+}
+
+/// The perplexity of `model` on the first `chunks` of `text`.
 pub fn measure(
     ctx: &Ctx,
     binary: &Path,
@@ -125,6 +137,29 @@ pub fn measure(
     context: u32,
     chunks: Option<u32>,
 ) -> Result<Measured> {
+    let chunks = chunks.map(|count| count.to_string());
+    let output = ask(ctx, binary, model, text, context, chunks.as_deref())?;
+    Ok(Measured {
+        model: store::file_facts(model)?,
+        text: store::file_facts(text)?,
+        context: output.ctx_size,
+        scored: output.scored,
+        activation_quant: output.engine.activation_quant,
+        nll: output.nll,
+        standard_error: output.standard_error,
+        kernels: output.kernels,
+    })
+}
+
+/// Asks the binary; `chunks` as its `--chunks` takes them.
+pub fn ask(
+    ctx: &Ctx,
+    binary: &Path,
+    model: &Path,
+    text: &Path,
+    context: u32,
+    chunks: Option<&str>,
+) -> Result<Output> {
     let mut command = Command::new(binary)
         .args(["perplexity", "--json", "--ctx-size"])
         .args([context.to_string()])
@@ -133,7 +168,7 @@ pub fn measure(
         .args(["--file"])
         .args([text]);
     if let Some(chunks) = chunks {
-        command = command.args(["--chunks".to_string(), chunks.to_string()]);
+        command = command.args(["--chunks", chunks]);
     }
     let mut progress = ctx.out.progress(format!("scoring with {}", model.display()));
     let finished = proc::run(ctx, &command, Stdout::Capture, &ctx.log_file("eval")?, |line| {
@@ -145,18 +180,8 @@ pub fn measure(
         let code = ExitCode::ALL.into_iter().find(|code| Some(*code as i32) == finished.code);
         return fail(code.unwrap_or(ExitCode::Internal), finished.explain());
     }
-    let output: Output = serde_json::from_str(&finished.stdout)
-        .with_context(|| format!("`{}` printed JSON that xtask does not know", finished.line))?;
-    Ok(Measured {
-        model: store::file_facts(model)?,
-        text: store::file_facts(text)?,
-        context: output.ctx_size,
-        scored: output.scored,
-        activation_quant: output.engine.activation_quant,
-        nll: output.nll,
-        standard_error: output.standard_error,
-        kernels: output.kernels,
-    })
+    serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("`{}` printed JSON that xtask does not know", finished.line))
 }
 
 /// Replaces the committed golden of every model by what was measured.

@@ -9,6 +9,8 @@ mod build;
 mod libfuzzer;
 mod run;
 
+pub use build::tool;
+
 use crate::ctx::Ctx;
 use crate::exit::fail;
 use crate::proc::{self, Command, Stdout};
@@ -17,6 +19,9 @@ use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+/// What is damaged.
+pub const KINDS: [&str; 3] = ["gguf", "object", "request"];
 
 /// Committed inputs, one folder per target, below the root.
 const CORPORA: &str = "fixtures/fuzz";
@@ -220,9 +225,9 @@ fn repro(ctx: &Ctx, name: &str, files: &[PathBuf]) -> Result<ExitCode> {
 }
 
 fn mutate(ctx: &Ctx, count: u64, seed: u64) -> Result<ExitCode> {
-    let tool = build::tool(ctx)?;
+    let tool = tool(ctx)?;
     let mut results: Vec<serde_json::Value> = Vec::new();
-    for kind in ["gguf", "object", "request"] {
+    for kind in KINDS {
         let (count, seed) = (count.to_string(), seed.to_string());
         let command = Command::new(&tool).args(["mutate", kind, &count, &seed]).dir(ctx.root()?);
         let log = ctx.log_file(&format!("fuzz-mutate-{kind}"))?;
@@ -246,7 +251,7 @@ fn mutate(ctx: &Ctx, count: u64, seed: u64) -> Result<ExitCode> {
 }
 
 fn generate(ctx: &Ctx, args: &crate::cli::Check) -> Result<ExitCode> {
-    let tool = build::tool(ctx)?;
+    let tool = tool(ctx)?;
     let check = args.check.then_some("--check");
     let command = Command::new(tool).args(["manifest"].into_iter().chain(check)).dir(ctx.root()?);
     proc::run(ctx, &command, Stdout::Log, &ctx.log_file("fuzz-generate")?, |_| ())?

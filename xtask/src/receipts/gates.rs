@@ -6,6 +6,7 @@
 
 use super::counters::{counters, two_stage};
 use super::store;
+use crate::cluster::merge;
 use crate::crossval::ModelFacts;
 use crate::crossval::lane::problems;
 use crate::crossval::settings::Thresholds;
@@ -13,18 +14,20 @@ use crate::eval::judge::judge_all;
 use crate::eval::settings::Settings as EvalSettings;
 use bitforge_receipt_schema::bench::{Bench, Series};
 use bitforge_receipt_schema::crossval::{Crossval, Verdict};
+use bitforge_receipt_schema::eval::Measured;
 use bitforge_receipt_schema::run::{MatrixFacts, MatrixRole, Run, TokenizerAuthority};
 use bitforge_receipt_schema::{Body, FileFacts, Receipt};
 use bitforge_schema::protocol::KernelCount;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 /// Number, name, and what a pass shows. `docs/reference/receipts.md` is generated from this table.
 pub const GATES: [(u8, &str, &str); 10] = [
     (
         1,
         "schema",
-        "the file is a receipt of this version, with no field that is not known, and its token digests are those of its tokens",
+        "the file is a receipt of this version, with no field that is not known, and its token digests are those of its tokens, what its shards add up to is what it says",
     ),
     (2, "digests", "the binary and the model are the files that are here"),
     (3, "kernels", "every kernel that was counted exists in the binary, at a level that was selected"),
@@ -135,6 +138,7 @@ fn files(body: &Body) -> Vec<(&'static str, &FileFacts)> {
         Body::Run(run) => vec![("binary", &run.binary), ("model", &run.model.file)],
         Body::Crossval(crossval) => vec![("binary", &crossval.binary)],
         Body::Eval(eval) => vec![("binary", &eval.binary)],
+        Body::ClusterEval(eval) => vec![("binary", &eval.binary), ("model", &eval.measured.model)],
         Body::Bench(bench) => vec![("binary", &bench.binary), ("model", &bench.model)],
         Body::Step(step) => step.files.iter().map(|file| ("file", file)).collect(),
     }
@@ -157,6 +161,11 @@ fn schema(body: &Body) -> Judged {
                 return fails(format!("the {what} tokens do not have the digest that is listed"));
             }
         }
+    }
+    if let Body::ClusterEval(eval) = body
+        && let Err(problem) = merge::holds(eval)
+    {
+        return fails(problem);
     }
     pass("read strictly")
 }
@@ -192,6 +201,7 @@ fn kernels(body: &Body, evidence: &Evidence) -> Judged {
         Body::Run(run) => (run.kernels.iter().collect::<Vec<_>>(), Some(&run.selection)),
         Body::Bench(bench) => (bench.series.iter().flat_map(|series| &series.kernels).collect(), None),
         Body::Eval(eval) => (eval.measured.iter().flat_map(|measured| &measured.kernels).collect(), None),
+        Body::ClusterEval(eval) => (eval.measured.kernels.iter().collect(), None),
         _ => return not_applicable("it counts no kernels"),
     };
     if counts.is_empty() {
@@ -301,13 +311,8 @@ fn tokenizer(run: &Run) -> Judged {
 fn parity(receipt: &Receipt, evidence: &Evidence) -> Judged {
     let (binary, model) = match &receipt.body {
         Body::Crossval(crossval) => return crossval_holds(crossval, &evidence.thresholds),
-        Body::Eval(eval) => {
-            return match judge_all(eval, &evidence.eval) {
-                Some(Ok(detail)) => pass(detail),
-                Some(Err(problem)) => fails(problem),
-                None => could_not("no model of it has a golden"),
-            };
-        }
+        Body::Eval(eval) => return perplexities_hold(&eval.measured, evidence),
+        Body::ClusterEval(eval) => return perplexities_hold(slice::from_ref(&eval.measured), evidence),
         Body::Run(run) => (&run.binary, &run.model.file),
         Body::Bench(bench) => (&bench.binary, &bench.model),
         Body::Step(_) => return not_applicable("it computes nothing"),
@@ -332,6 +337,14 @@ fn parity(receipt: &Receipt, evidence: &Evidence) -> Judged {
             could_not("the crossval receipt does not judge this model; run `cargo xtask crossval --model`")
         }
         engines => pass(format!("the same binary and model agree with {}", engines.join(" and "))),
+    }
+}
+
+fn perplexities_hold(measured: &[Measured], evidence: &Evidence) -> Judged {
+    match judge_all(measured, &evidence.eval) {
+        Some(Ok(detail)) => pass(detail),
+        Some(Err(problem)) => fails(problem),
+        None => could_not("no model of it has a golden"),
     }
 }
 
@@ -385,7 +398,7 @@ fn strict(run: &Run) -> Judged {
 fn allowed_parents(kind: &str) -> &'static [&'static str] {
     match kind {
         "symbols" => &["reference"],
-        "kernels" | "eval" => &["build"],
+        "kernels" | "eval" | "cluster-eval" => &["build"],
         "crossval" => &["reference", "model", "build"],
         "bench" | "run" => &["crossval", "reference", "model", "build"],
         _ => &[],

@@ -2,6 +2,7 @@
 //!
 //! `tests/receipts.rs` does the same with receipts of real runs; here no process is started.
 
+mod cluster;
 mod verdicts;
 
 use super::gates::{Evidence, Judgement, judge, outcome};
@@ -559,6 +560,8 @@ fn what_the_gates_say_together() {
     assert_eq!(said(&run(), &[2, 3, 10], &[]), "not-shown");
     assert_eq!(said(&run(), &[2, 3, 4, 10], &[8]), "refuted");
     assert_eq!(said(&bench(), &[2, 3, 4, 10], &[]), "not-shown");
+    assert_eq!(said(&cluster::eval(), &[2, 3, 7, 10], &[]), "replayed");
+    assert_eq!(said(&cluster::eval(), &[2, 3, 7], &[]), "not-shown");
     assert_eq!(outcome(5, (Pass, "why".into())).name, "roofline");
     assert_eq!(outcome(99, (Pass, String::new())).name, "");
 }

@@ -15,12 +15,13 @@ use crate::exit::fail;
 use crate::proc::{self, Command};
 use crate::report::{Reporter, State, table};
 use anyhow::{Context, Result};
-use bitforge_receipt_schema::eval::{Eval, Measured};
+use bitforge_receipt_schema::eval::Measured;
 use bitforge_receipt_schema::run::Run;
 use bitforge_receipt_schema::{Body, FileFacts, Receipt};
 use bitforge_schema::exit::ExitCode;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::slice;
 
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum ReceiptCommand {
@@ -98,7 +99,11 @@ pub(super) fn compute(receipt: &Receipt, gates: &[Outcome]) -> &'static str {
         _ if gates.iter().any(|outcome| outcome.judgement == Judgement::Fail) => "refuted",
         Body::Run(_) if shown && is(10, Judgement::Pass) => "replayed",
         // Without the shape of every model nothing can be counted beforehand; the sums of a text are as hard to make up.
-        Body::Eval(_) if [2, 3, 7, 10].into_iter().all(|number| is(number, Judgement::Pass)) => "replayed",
+        Body::Eval(_) | Body::ClusterEval(_)
+            if [2, 3, 7, 10].into_iter().all(|number| is(number, Judgement::Pass)) =>
+        {
+            "replayed"
+        }
         Body::Run(_) if shown => "consistent",
         _ => "not-shown",
     }
@@ -125,6 +130,7 @@ fn evidence(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt) -> Result<Evidence>
         (Some(path), _) => Some(path),
         (None, Body::Run(run)) => find_model(ctx, &run.model.file)?,
         (None, Body::Bench(bench)) => find_model(ctx, &bench.model)?,
+        (None, Body::ClusterEval(eval)) => find_model(ctx, &eval.measured.model)?,
         _ => None,
     };
     let facts: Option<ModelFacts> = match (&model, &binary) {
@@ -150,8 +156,9 @@ fn evidence(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt) -> Result<Evidence>
 /// A file of this name and size in the cache, among the fixtures or the models made on the fly.
 fn find_model(ctx: &Ctx, facts: &FileFacts) -> Result<Option<PathBuf>> {
     let target = ctx.target_dir()?;
-    let mut folders =
-        vec![ctx.root()?.join("fixtures/gguf/ok"), target.join("layer-2b"), target.join("converted")];
+    let fixtures = ctx.root()?.join("fixtures");
+    let mut folders = vec![fixtures.join("gguf/ok"), fixtures.join("trained")];
+    folders.extend([target.join("layer-2b"), target.join("converted")]);
     let models = ctx.cache_dir()?.join("models");
     folders.extend(std::fs::read_dir(&models).into_iter().flatten().flatten().map(|entry| entry.path()));
     folders.push(models);
@@ -178,7 +185,10 @@ pub(super) fn replay(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt, evidence: 
     };
     let run = match &receipt.body {
         Body::Run(run) => run,
-        Body::Eval(eval) => return replay_eval(ctx, eval, evidence, wanted),
+        Body::Eval(eval) => return replay_eval(ctx, &eval.measured, evidence, wanted),
+        Body::ClusterEval(eval) => {
+            return replay_eval(ctx, slice::from_ref(&eval.measured), evidence, wanted);
+        }
         _ => return Ok((Judgement::NotApplicable, "only runs and evaluations can be replayed".into())),
     };
     let (Some(model), Some(_)) = (&evidence.model, &evidence.binary) else {
@@ -208,10 +218,10 @@ pub(super) fn same_tokens(tokens: &[u32], recorded: &[u32], count: usize) -> Jud
 }
 
 /// Scores the first chunks of the first model once more.
-fn replay_eval(ctx: &Ctx, receipt: &Eval, evidence: &Evidence, chunks: usize) -> Result<Judged> {
+fn replay_eval(ctx: &Ctx, recorded: &[Measured], evidence: &Evidence, chunks: usize) -> Result<Judged> {
     let settings = &evidence.eval;
     let known = |measured: &&Measured| settings.model(&measured.model.name).is_some();
-    let Some((binary, measured)) = evidence.binary.as_ref().zip(receipt.measured.iter().find(known)) else {
+    let Some((binary, measured)) = evidence.binary.as_ref().zip(recorded.iter().find(known)) else {
         return Ok((Judgement::CouldNotCheck, "no model of it or not the binary is here".into()));
     };
     let count = chunks.min(measured.nll.len());

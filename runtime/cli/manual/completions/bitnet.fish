@@ -292,9 +292,9 @@ complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l head -d 'Ho
 two-stage\t''"
 complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -s f -l file -d 'The text; `-` reads stdin, one newline at the end is dropped' -r -F
 complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -s c -l ctx-size -d 'Tokens of a chunk' -r
-complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l chunks -d 'Chunks to score at most (default: all)' -r
+complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l chunks -d 'Chunks to score: the first N at most, or those from A up to B, which the text must have (default: all)' -r
 complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l no-mmap -d 'Read the file into memory instead of mapping it'
-complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l json -d 'Print one JSON object, with the sum of every chunk'
+complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -l json -d 'Print one JSON object, with the sums of every chunk'
 complete -c bitnet -n "__fish_bitnet_using_subcommand perplexity" -s h -l help -d 'Print help'
 complete -c bitnet -n "__fish_bitnet_using_subcommand models; and not __fish_seen_subcommand_from list fetch verify path rm inspect diff bundle help" -s h -l help -d 'Print help'
 complete -c bitnet -n "__fish_bitnet_using_subcommand models; and not __fish_seen_subcommand_from list fetch verify path rm inspect diff bundle help" -f -a "list" -d 'What the catalog holds, and what is here'

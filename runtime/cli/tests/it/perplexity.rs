@@ -67,6 +67,25 @@ fn threads_kernels_and_chunks_do_not_change_a_sum() {
     assert_eq!(one[..2], fewer);
 }
 
+#[test]
+fn parts_of_a_text_have_the_sums_of_the_whole() {
+    let measured = |chunks: &str| measure("kjv-b158", &["--ctx-size", "64", "--chunks", chunks]);
+    let whole = measured("6");
+    assert_eq!((&whole["first_chunk"], &whole["text_chunks"]), (&Value::from(0), &Value::from(916)));
+    let parts = ["0..1", "1..4", "4..6"].map(measured);
+    for name in ["nll", "squares"] {
+        let joined: Vec<f64> = parts.iter().flat_map(|part| numbers(&part[name])).collect();
+        assert_eq!(joined, numbers(&whole[name]), "{name}, to the last bit");
+    }
+    assert_eq!(
+        parts.iter().map(|part| part["first_chunk"].as_u64().unwrap_or(9)).collect::<Vec<_>>(),
+        [0, 1, 4]
+    );
+    assert_eq!(parts.iter().map(|part| number(&part["scored"])).sum::<f64>(), number(&whole["scored"]));
+    let last = numbers(&measured("915..916")["nll"]);
+    assert_eq!(last.len(), 1);
+}
+
 /// By the definition: a softmax over the logits of `bitnet logits`, BOS first in every chunk.
 #[test]
 fn a_chunk_is_scored_as_its_logits_say() {
@@ -116,7 +135,11 @@ fn what_cannot_be_scored_is_refused() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("the text has 58627 tokens, and a chunk is 100000"), "{said}");
     assert_eq!(refused(&["-f", TEXT, "--ctx-size", "4"]).0, 2);
-    assert_eq!(refused(&["-f", TEXT, "--chunks", "0"]).0, 2);
+    for chunks in ["0", "3..3", "4..3", "x", "1..", "-1..2"] {
+        assert_eq!(refused(&["-f", TEXT, "--chunks", chunks]).0, 2, "{chunks}");
+    }
+    let (code, said) = refused(&["-f", TEXT, "--chunks", "113..115"]);
+    assert!(code == 2 && said.contains("the text has 114 chunks, and --chunks ends at 115"), "{said}");
     assert_eq!(refused(&["-f", "absent.txt"]).0, 4);
 }
 
