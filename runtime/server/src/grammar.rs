@@ -3,6 +3,8 @@
 //! In: a vocabulary and a JSON schema. Out: a [`Grammar`] that lowers the logits of all other tokens to nothing and follows
 //! the tokens that were chosen. `llguidance` does the matching. Deliberately absent: schemas that name other documents.
 
+mod limits;
+
 use bitnet_runtime::tokenizer::Tokenizer;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
@@ -12,6 +14,9 @@ use std::sync::Arc;
 
 /// Texts that stand for no characters begin with this byte, which is part of no UTF-8.
 const CONTROL: u8 = 0xff;
+
+/// Addresses, not memory: the library's stack grows with every `$ref` that leads to another.
+const STACK: usize = 1 << 30;
 
 /// Compiles schemas for one vocabulary.
 pub struct Grammars {
@@ -70,8 +75,17 @@ impl Grammars {
     /// Texts that `schema` describes, without white space between the parts.
     ///
     /// # Errors
-    /// What is wrong with the schema, or which part of it is not supported.
-    pub fn json_schema(&self, mut schema: Value) -> Result<Grammar, String> {
+    /// What is wrong with the schema, which part of it is not supported, or which limit it exceeds.
+    pub fn json_schema(&self, schema: Value) -> Result<Grammar, String> {
+        limits::check(&schema)?;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("bitnet-schema".into()).stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, || self.compile(schema)).map_err(|error| error.to_string())?;
+            thread.join().unwrap_or_else(|_| Err("the schema is not understood".into()))
+        })
+    }
+
+    fn compile(&self, mut schema: Value) -> Result<Grammar, String> {
         if let Some(object) = schema.as_object_mut() {
             object.entry("x-guidance").or_insert_with(|| json!({ "whitespace_flexible": false }));
         }

@@ -1,6 +1,6 @@
 //! Packed activation rows: what a row of f32 becomes before it meets packed weights.
 //!
-//! In: a row of finite f32. Out: the row in one of ggml's activation types, equal bit for bit to what
+//! In: a row of f32. Out: the row in one of ggml's activation types, equal bit for bit to what
 //! llama.cpp computes on x86, or in BitNet's per-token int8, equal to bitnet.cpp's `quantize_row_i8_s`.
 //! The functions here are the scalar definition; `kernels::arch` has faster ones that equal it.
 //!
@@ -129,7 +129,8 @@ pub fn i8_token_parts(row: &[u8]) -> (f32, i32, &[u8]) {
 }
 
 /// Quantizes `x` into `out`. Panics unless `x` is a whole number of blocks and `out` has
-/// [`ActivationType::row_bytes`] of its length. Values that are not finite give unspecified quants.
+/// [`ActivationType::row_bytes`] of its length. NaN counts as no magnitude, and the quant of what is not finite is
+/// 0; a block with an infinite value has an infinite scale, so that products with it are NaN.
 pub fn quantize_activation(ty: ActivationType, x: &[f32], out: &mut [u8]) {
     assert!(x.len().is_multiple_of(ty.block_len()), "{} values are not whole {ty:?} blocks", x.len());
     assert_eq!(out.len(), ty.row_bytes(x.len()), "{ty:?} row of {} values", x.len());
@@ -161,7 +162,7 @@ pub(crate) fn bf16_row(x: &[f32], out: &mut [u8]) {
 pub(crate) fn q8_0(x: &[f32], out: &mut [u8]) {
     each(x, out, |x: &[f32; 32]| {
         let (d, id) = scales_127(absmax(x));
-        BlockQ8_0 { d: F16::new(d), qs: x.map(|v| nearest_int(v * id) as i8) }
+        BlockQ8_0 { d: F16::new(d), qs: x.map(|v| quant(v * id) as i8) }
     });
 }
 
@@ -169,7 +170,7 @@ pub(crate) fn q8_0(x: &[f32], out: &mut [u8]) {
 pub(crate) fn q8_1(x: &[f32], out: &mut [u8]) {
     each(x, out, |x: &[f32; 32]| {
         let (d, id) = scales_127(absmax(x));
-        let qs = x.map(|v| nearest_int(v * id) as i8);
+        let qs = x.map(|v| quant(v * id) as i8);
         let sum: i32 = qs.iter().map(|q| i32::from(*q)).sum();
         BlockQ8_1 { d: F16::new(d), s: F16::new(d * sum as f32), qs }
     });
@@ -184,7 +185,7 @@ pub(crate) fn q8_k(x: &[f32], out: &mut [u8]) {
         if !iscale.is_finite() {
             return BlockQ8K { d: [0; 4], qs: [0; 256], bsums: [[0; 2]; 16] };
         }
-        let qs = x.map(|v| nearest_int(iscale * v).min(127) as i8);
+        let qs = x.map(|v| quant(iscale * v).min(127) as i8);
         let bsums = std::array::from_fn(|g| {
             qs[16 * g..16 * g + 16].iter().map(|q| i16::from(*q)).sum::<i16>().to_le_bytes()
         });
@@ -197,12 +198,24 @@ pub(crate) fn i8_token(x: &[f32], out: &mut [u8]) {
     let (header, quants) = out.split_at_mut(I8_TOKEN_HEADER);
     let mut sum = 0;
     for (v, out) in x.iter().zip(quants) {
-        let q = nearest_int_of_product(*v, scale).clamp(-128, 127);
+        let q = i8_token_quant(*v, scale);
         sum += q;
         *out = q as i8 as u8;
     }
     header[..4].copy_from_slice(&scale.to_le_bytes());
     header[4..].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// An infinite value has the scale 0, and their product is NaN.
+#[inline(always)]
+pub(crate) fn i8_token_quant(value: f32, scale: f32) -> i32 {
+    if value.is_finite() { nearest_int_of_product(value, scale).clamp(-128, 127) } else { 0 }
+}
+
+/// An infinite value has the multiplier 0, and their product is NaN.
+#[inline(always)]
+fn quant(product: f32) -> i32 {
+    if product.is_nan() { 0 } else { nearest_int(product) }
 }
 
 /// The per-token multiplier; bitnet.cpp floors and divides in f64.
@@ -244,6 +257,32 @@ mod tests {
         let block = &blocks::<BlockQ8K>(&out)[0];
         assert_eq!((block.qs[3], block.qs[9], block.bsum(0)), (-127, 127, 0));
         assert_eq!(block.d(), -2.0 / 127.0);
+    }
+
+    #[test]
+    fn what_is_no_number_is_nothing_and_what_is_infinite_makes_the_scale_so() {
+        let mut x = [1.0f32; 256];
+        (x[3], x[7]) = (f32::NAN, -f32::NAN);
+        let row = |ty: ActivationType, x: &[f32]| {
+            let mut out = vec![0; ty.row_bytes(x.len())];
+            quantize_activation(ty, x, &mut out);
+            out
+        };
+        let first = |x: &[f32]| {
+            let (a, b) = (row(ActivationType::Q8_0, x), row(ActivationType::Q8K, x));
+            let (a, b) = (&blocks::<BlockQ8_0>(&a)[0], &blocks::<BlockQ8K>(&b)[0]);
+            (a.d.get(), [a.qs[2], a.qs[3], a.qs[7]], b.d(), [b.qs[2], b.qs[3], b.qs[7]])
+        };
+        let (d, a, dk, b) = first(&x);
+        assert!(d.is_finite() && dk.is_finite());
+        assert_eq!((a, b), ([127, 0, 0], [-127, 0, 0]));
+        assert_eq!(row(ActivationType::I8Token, &x)[I8_TOKEN_HEADER..][2..8], [127, 0, 127, 127, 127, 0]);
+        x[9] = f32::NEG_INFINITY;
+        let (d, a, dk, b) = first(&x);
+        assert!(d.is_infinite() && dk.is_infinite());
+        assert_eq!((a, b), ([0; 3], [0; 3]));
+        let token = row(ActivationType::I8Token, &x);
+        assert!(token.iter().all(|byte| *byte == 0), "the scale, the sum and every quant are 0");
     }
 
     #[test]

@@ -217,10 +217,7 @@ pub fn whole_at_every_level(file: &[u8]) {
         engine.prefill(&[1 % vocab, 2 % vocab]).ok().map(<[f32]>::to_vec)
     };
     match (logits(KernelRequest::Auto), logits(KernelRequest::Level(SimdLevel::Scalar))) {
-        // Damaged scales may overflow, and what is made of infinities depends on how rows lie.
-        (Some(best), Some(scalar)) if scalar.iter().chain(&best).all(|logit| logit.is_finite()) => {
-            equal(&best, &scalar, "the best kernels and the scalar ones");
-        }
+        (Some(best), Some(scalar)) => equal(&best, &scalar, "the best kernels and the scalar ones"),
         (best, scalar) => assert_eq!(best.is_some(), scalar.is_some()),
     }
 }

@@ -1,7 +1,7 @@
 //! NEON packing of activation rows; bit for bit equal to `quant::activation`.
 
 use super::simd::*;
-use crate::quant::activation::{I8_TOKEN_HEADER, bf16_row, f16_row, i8_token_scale, scales_127};
+use crate::quant::activation::{I8_TOKEN_HEADER, i8_token_quant, bf16_row, f16_row, i8_token_scale, scales_127};
 use crate::quant::blocks::*;
 use std::arch::aarch64::*;
 
@@ -80,9 +80,9 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
     let (chunks, x_tail) = x.as_chunks::<16>();
     let mut largest = vdupq_n_f32(0.0);
     for x in chunks.as_flattened().as_chunks::<4>().0 {
-        largest = vmaxq_f32(largest, vabsq_f32(load_f32(x)));
+        largest = vmaxnmq_f32(largest, vabsq_f32(load_f32(x)));
     }
-    let largest = x_tail.iter().fold(vmaxvq_f32(largest), |max, v| max.max(v.abs()));
+    let largest = x_tail.iter().fold(vmaxnmvq_f32(largest), |max, v| max.max(v.abs()));
     let scale = i8_token_scale(largest);
     let (header, quants) = out.split_at_mut(I8_TOKEN_HEADER);
     let (out, out_tail) = quants.as_chunks_mut::<16>();
@@ -92,14 +92,16 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
         let mut quants = [vdupq_n_s32(0); 4];
         for (quants, x) in quants.iter_mut().zip(x.as_chunks::<4>().0) {
             let shifted = vfmaq_n_f32(magic, load_f32(x), scale);
-            *quants = vsubq_s32(vreinterpretq_s32_f32(shifted), vreinterpretq_s32_f32(magic));
+            let integer = vsubq_s32(vreinterpretq_s32_f32(shifted), vreinterpretq_s32_f32(magic));
+            // 0 for what is no number.
+            *quants = vandq_s32(integer, vreinterpretq_s32_u32(vceqq_f32(shifted, shifted)));
         }
         let quants = narrow(quants);
         sum += i32::from(vaddlvq_s8(quants));
         store(out, vreinterpretq_u8_s8(quants));
     }
     for (x, out) in x_tail.iter().zip(out_tail) {
-        let q = crate::quant::nearest_int_of_product(*x, scale).clamp(-128, 127);
+        let q = i8_token_quant(*x, scale);
         sum += q;
         *out = q as i8 as u8;
     }
@@ -107,7 +109,7 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
     header[4..].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// 32 products with `scale`, rounded half to even, into `out`; the sums of each sixteen.
+/// 32 products with `scale`, rounded half to even (NaN to 0), into `out`; the sums of each sixteen.
 #[inline]
 #[target_feature(enable = "neon")]
 fn round(x: &[f32; 32], scale: f32, out: &mut [i8; 32]) -> [i32; 2] {
@@ -138,7 +140,7 @@ fn narrow([a, b, c, d]: [int32x4_t; 4]) -> int8x16_t {
 fn absmax<const K: usize>(x: &[f32; K]) -> f32 {
     let mut max = vdupq_n_f32(0.0);
     for x in x.as_chunks::<4>().0 {
-        max = vmaxq_f32(max, vabsq_f32(load_f32(x)));
+        max = vmaxnmq_f32(max, vabsq_f32(load_f32(x)));
     }
-    vmaxvq_f32(max)
+    vmaxnmvq_f32(max)
 }

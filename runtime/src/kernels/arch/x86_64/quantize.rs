@@ -1,7 +1,7 @@
 //! AVX2 packing of activation rows; bit for bit equal to `quant::activation`.
 
 use super::simd::*;
-use crate::quant::activation::{I8_TOKEN_HEADER, i8_token_scale, scales_127};
+use crate::quant::activation::{I8_TOKEN_HEADER, i8_token_quant, i8_token_scale, scales_127};
 use crate::quant::blocks::*;
 use std::arch::x86_64::*;
 
@@ -83,7 +83,7 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
     let (chunks, x_tail) = x.as_chunks::<32>();
     let mut largest = _mm256_setzero_ps();
     for x in chunks {
-        largest = _mm256_max_ps(largest, abs_max4(x));
+        largest = _mm256_max_ps(abs_max4(x), largest);
     }
     let largest = x_tail.iter().fold(max_lane(largest), |max, v| max.max(v.abs()));
     let scale = i8_token_scale(largest);
@@ -97,7 +97,7 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
     }
     let mut sum = sum_i32(sum);
     for (x, out) in x_tail.iter().zip(out_tail) {
-        let q = crate::quant::nearest_int_of_product(*x, scale).clamp(-128, 127);
+        let q = i8_token_quant(*x, scale);
         sum += q;
         *out = q as i8 as u8;
     }
@@ -105,7 +105,8 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
     header[4..].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// 32 exact products with `scale`, rounded once, half to even: adding 1.5 * 2^23 leaves the integer in the low bits.
+/// 32 exact products with `scale`, rounded once, half to even: adding 1.5 * 2^23 leaves the integer in the low bits. 0 for
+/// what is no number.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn round_product(x: &[f32; 32], scale: f32) -> [__m256i; 4] {
@@ -113,20 +114,29 @@ fn round_product(x: &[f32; 32], scale: f32) -> [__m256i; 4] {
     let mut out = [_mm256_setzero_si256(); 4];
     for (out, x) in out.iter_mut().zip(x.as_chunks::<8>().0) {
         let sum = _mm256_fmadd_ps(load_f32(x), _mm256_set1_ps(scale), magic);
-        *out = _mm256_sub_epi32(_mm256_castps_si256(sum), _mm256_castps_si256(magic));
+        let integer = _mm256_sub_epi32(_mm256_castps_si256(sum), _mm256_castps_si256(magic));
+        *out = _mm256_and_si256(integer, numbers(sum));
     }
     out
 }
 
-/// 32 products with `scale`, rounded half to even.
+/// 32 products with `scale`, rounded half to even; 0 for what is no number.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn round(x: &[f32; 32], scale: f32) -> [__m256i; 4] {
     let mut out = [_mm256_setzero_si256(); 4];
     for (out, x) in out.iter_mut().zip(x.as_chunks::<8>().0) {
-        *out = _mm256_cvtps_epi32(_mm256_mul_ps(load_f32(x), _mm256_set1_ps(scale)));
+        let product = _mm256_mul_ps(load_f32(x), _mm256_set1_ps(scale));
+        *out = _mm256_and_si256(_mm256_cvtps_epi32(product), numbers(product));
     }
     out
+}
+
+/// All bits of what is no NaN.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn numbers(x: __m256) -> __m256i {
+    _mm256_castps_si256(_mm256_cmp_ps::<_CMP_ORD_Q>(x, x))
 }
 
 /// 32 integers to bytes, with saturation; the packs work within halves, so 32-bit groups are put back in order.
@@ -148,18 +158,18 @@ fn add4([a, b, c, d]: [__m256i; 4]) -> __m256i {
 fn absmax<const K: usize>(x: &[f32; K]) -> f32 {
     let mut max = _mm256_setzero_ps();
     for x in x.as_chunks::<32>().0 {
-        max = _mm256_max_ps(max, abs_max4(x));
+        max = _mm256_max_ps(abs_max4(x), max);
     }
     max_lane(max)
 }
 
-/// Largest magnitudes of four vectors.
+/// Largest magnitudes of four vectors. The instruction gives its second operand where one is NaN: those count as 0.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn abs_max4(x: &[f32; 32]) -> __m256 {
     let mut max = _mm256_setzero_ps();
     for x in x.as_chunks::<8>().0 {
-        max = _mm256_max_ps(max, _mm256_andnot_ps(_mm256_set1_ps(-0.0), load_f32(x)));
+        max = _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0), load_f32(x)), max);
     }
     max
 }
