@@ -4,8 +4,7 @@
 # The kernels, the memory map, the pool and the panels are where the runtime has unsafe code, and every test of theirs runs
 # here. A sanitizer is a feature of nightly compilers; RUSTC_BOOTSTRAP=1 turns it on in the stable one, which has the
 # sanitizer's runtime beside its standard library. --target keeps it out of build scripts and macros.
-# One test is left out: templates that nest 60,000 deep did not come to an end here within two minutes, and what they reach is
-# safe code.
+# One test is left out: templates that nest 60,000 deep did not come to an end here within two minutes.
 # Usage: ci/asan.sh [FILTER...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
