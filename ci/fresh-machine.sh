@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Walks the README as a newcomer does, on a machine that has nothing else: a Debian root made by debootstrap with gcc, python3,
 # git and curl, rustup's toolchain, and a clone of this commit. A command that README or a page no longer shows fails here.
-# Usage: ci/fresh-machine.sh [--root DIR] [STEP...]: root toolchain clone up-offline up test chat serve library tutorial (all of
-# them in this order, but for up-offline, where none is named). Needs root or sudo, and Debian or Ubuntu; registries are reached as
+# Usage: ci/fresh-machine.sh [--root DIR] [STEP...]: root toolchain clone up-offline build up test chat serve library tutorial (where
+# none is named all but up-offline and build, in this order). Needs root or sudo, and Debian or Ubuntu; registries are reached as
 # the host's apt, cargo and pip reach them. Why a script of its own: it needs a machine, not a crate.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -106,9 +106,11 @@ step_clone() {
 }
 
 step_up-offline() {
+  as_written README.md 'cargo fetch --locked'
   grep -qF -- '`--offline`' README.md || fail "README.md no longer shows --offline"
   inside "cd $checkout && cargo xtask up --offline"
 }
+step_build() { as_written docs/tutorial/first-ten-minutes.md 'cargo build --release -p bitnet-cli'; }
 step_up() { as_written README.md 'cargo xtask up'; }
 step_test() { as_written README.md 'cargo xtask test'; }
 
