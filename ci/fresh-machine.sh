@@ -94,7 +94,10 @@ step_toolchain() {
     mkdir "$rustup/toolchains/$name"
     tar -C "$sysroot" --exclude ./share/doc -cf - . | tar -C "$rustup/toolchains/$name" -xf -
   fi
-  cp -aT "$(dirname "$(command -v rustup)")" "$root$home/.cargo/bin"
+  install -m 755 "$(readlink -f "$(command -v rustup)")" "$root$home/.cargo/bin/rustup"
+  for name in cargo cargo-clippy cargo-fmt clippy-driver rustc rustdoc rustfmt; do
+    ln -sf rustup "$root$home/.cargo/bin/$name"
+  done
   chroot "$root" chown -R newcomer:newcomer $home
   inside 'cargo --version' >&2
 }
