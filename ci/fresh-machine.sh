@@ -130,7 +130,7 @@ step_serve() {
   curl=$(sed -n '/^curl .*chat\/completions/,/^```/{/^```/d;p}' docs/howto/serve.md)
   [[ -n $curl ]] || fail "docs/howto/serve.md no longer shows a curl"
   inside "cd $checkout
-    target/release/bitnet serve --model fixtures/trained/kjv-b158.gguf &
+    target/release/bitnet serve --model fixtures/trained/kjv-b158.gguf >/dev/null 2>target/serve.log &
     trap 'kill \$!' EXIT
     until curl -sf http://127.0.0.1:8080/ready >/dev/null; do kill -0 \$!; sleep 0.2; done
     ${curl%%$'\n\n'*}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["choices"][0]["message"]["content"])'
