@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Walks the README as a newcomer does, on a machine that has nothing else: a Debian root made by debootstrap with gcc, python3,
 # git and curl, rustup's toolchain, and a clone of this commit. A command that README or a page no longer shows fails here.
-# Usage: ci/fresh-machine.sh [--root DIR] [STEP...]: root toolchain clone up-offline up test chat serve library tutorial (all of
-# them in this order, but for up-offline, where none is named). Needs root or sudo, and Debian or Ubuntu; registries are reached as
+# Usage: ci/fresh-machine.sh [--root DIR] [STEP...]: root toolchain clone up-offline build up test chat serve library tutorial (where
+# none is named all but up-offline and build, in this order). Needs root or sudo, and Debian or Ubuntu; registries are reached as
 # the host's apt, cargo and pip reach them. Why a script of its own: it needs a machine, not a crate.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -94,7 +94,10 @@ step_toolchain() {
     mkdir "$rustup/toolchains/$name"
     tar -C "$sysroot" --exclude ./share/doc -cf - . | tar -C "$rustup/toolchains/$name" -xf -
   fi
-  cp -aT "$(dirname "$(command -v rustup)")" "$root$home/.cargo/bin"
+  install -m 755 "$(readlink -f "$(command -v rustup)")" "$root$home/.cargo/bin/rustup"
+  for name in cargo cargo-clippy cargo-fmt clippy-driver rustc rustdoc rustfmt; do
+    ln -sf rustup "$root$home/.cargo/bin/$name"
+  done
   chroot "$root" chown -R newcomer:newcomer $home
   inside 'cargo --version' >&2
 }
@@ -106,9 +109,11 @@ step_clone() {
 }
 
 step_up-offline() {
+  as_written README.md 'cargo fetch --locked'
   grep -qF -- '`--offline`' README.md || fail "README.md no longer shows --offline"
   inside "cd $checkout && cargo xtask up --offline"
 }
+step_build() { as_written docs/tutorial/first-ten-minutes.md 'cargo build --release -p bitnet-cli'; }
 step_up() { as_written README.md 'cargo xtask up'; }
 step_test() { as_written README.md 'cargo xtask test'; }
 
@@ -125,7 +130,7 @@ step_serve() {
   curl=$(sed -n '/^curl .*chat\/completions/,/^```/{/^```/d;p}' docs/howto/serve.md)
   [[ -n $curl ]] || fail "docs/howto/serve.md no longer shows a curl"
   inside "cd $checkout
-    target/release/bitnet serve --model fixtures/trained/kjv-b158.gguf &
+    target/release/bitnet serve --model fixtures/trained/kjv-b158.gguf >/dev/null 2>target/serve.log &
     trap 'kill \$!' EXIT
     until curl -sf http://127.0.0.1:8080/ready >/dev/null; do kill -0 \$!; sleep 0.2; done
     ${curl%%$'\n\n'*}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["choices"][0]["message"]["content"])'

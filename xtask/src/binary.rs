@@ -113,9 +113,20 @@ fn build_command(ctx: &Ctx, package: &str, target: &str, features: &[&str]) -> R
 fn run_build(ctx: &Ctx, command: &Command, target: &str) -> Result<PathBuf> {
     let mut progress = ctx.out.progress(format!("building {target} (release)"));
     let log = ctx.log_file(&format!("build-{target}"))?;
-    let finished = proc::run(ctx, command, Stdout::Capture, &log, |line| progress.message(line))?
-        .must_succeed(ExitCode::Toolchain)?;
+    let finished = proc::run(ctx, command, Stdout::Capture, &log, |line| progress.message(line))?;
+    if ctx.offline && !finished.success() && lacks_crates(&finished.tail()) {
+        return fail(
+            ExitCode::Offline,
+            "crates of Cargo.lock are not on this machine and the network is off; run `cargo fetch --locked` once with the network",
+        );
+    }
+    let finished = finished.must_succeed(ExitCode::Toolchain)?;
     executable(&finished.stdout, target).with_context(|| format!("cargo named no executable {target}"))
+}
+
+/// Whether cargo stopped because it may not download.
+fn lacks_crates(output: &str) -> bool {
+    output.contains("failed to download") && output.contains("--offline was specified")
 }
 
 fn hash_into(hasher: &mut Sha256, path: &Path) -> Result<()> {
@@ -159,5 +170,13 @@ mod tests {
         );
         assert_eq!(executable(messages, "bitnet"), Some("t/bitnet".into()));
         assert_eq!(executable(messages, "other"), None);
+    }
+
+    #[test]
+    fn a_build_that_may_not_download_is_told_from_one_that_fails() {
+        let offline = "error: failed to download `a v1.0.0`\n\nCaused by:\n  attempting to make an HTTP request, but --offline was specified";
+        assert!(lacks_crates(offline));
+        assert!(!lacks_crates("error: failed to download `a v1.0.0`\n\nCaused by:\n  timed out"));
+        assert!(!lacks_crates("error[E0308]: mismatched types"));
     }
 }

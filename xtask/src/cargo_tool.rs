@@ -1,6 +1,6 @@
 //! Programs from crates.io that checks run: one pinned version each, installed into the cache.
 //!
-//! In: the name of a tool of [`PINNED`]. Out: the path of its binary. `cargo install --locked` builds it from the crate's
+//! In: the name of a tool of `PINNED`. Out: the path of its binary. `cargo install --locked` builds it from the crate's
 //! own lock file, and cargo checks every crate against the index. Deliberately absent: tools on PATH, whose version
 //! nobody chose.
 

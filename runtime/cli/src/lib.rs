@@ -1,7 +1,7 @@
 //! The `bitnet` command: arguments in, text or one JSON object on stdout out, an exit code of
 //! [`bitforge_schema::exit`].
 //!
-//! [`args`] and [`json`] hold types, every command has the module of its name. A failure is printed in one
+//! `args` and `json` hold types, every command has the module of its name. A failure is printed in one
 //! place, here: `error: ...` on stderr, and with `--json` also `{"error": {"code", "kind", "message"}}` on
 //! stdout where no result went there before. (A wrong command line is clap's to report: stderr only, code 2.)
 //! A reader that closes stdout early is not a failure.

@@ -1,7 +1,7 @@
 //! An OpenAI-compatible HTTP server over [`bitnet_runtime`], with continuous batching.
 //!
 //! In: a loader of a model and [`Settings`]. Out: answers over HTTP that are, token by token, those that a single request
-//! would get. Two halves that meet in [`scheduler::inbox`]: `http` on an asynchronous pool, which never computes, and one
+//! would get. Two halves that meet in `scheduler::inbox`: `http` on an asynchronous pool, which never computes, and one
 //! engine thread per model, which never waits for a socket. Deliberately absent: the command line (`bitnet serve`).
 
 mod api;

@@ -1,4 +1,4 @@
-//! Counters of the server in Prometheus' text form (https://prometheus.io/docs/instrumenting/exposition_formats/).
+//! Counters of the server in Prometheus' text form (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 //!
 //! In: what happens, counted with relaxed atomics by whoever sees it. Out: one text. Reading never waits for the engine.
 

@@ -4,7 +4,7 @@
 //! error with the byte offset: never a panic, never an allocation that the file's size does not justify. As the
 //! specification asks, tensors may neither overlap nor leave holes. The `safetensors` crate does the same checks
 //! but says no offset and takes duplicate names; what it would save here is one page.
-//! Deliberately absent: writing, and the meaning of names (see [`super::names`]).
+//! Deliberately absent: writing, and the meaning of names (see `super::names`).
 //!
 //! Source: the format section of the safetensors README.
 

@@ -112,11 +112,11 @@ pub struct Candidate {
 /// What an engine found for a row.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
-    /// [vocab].
+    /// `[vocab]`.
     Logits(&'a [f32]),
     /// By ascending id, with exactly the logits that [`Self::Logits`] would have.
     Best(&'a [Candidate]),
-    /// [hidden].
+    /// `[hidden]`.
     Hidden(&'a [f32]),
 }
 

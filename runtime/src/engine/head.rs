@@ -6,7 +6,7 @@
 //! its score plus its bound is not below what enough other rows have for certain.
 //!
 //! The bound is Hoeffding's: codes were rounded at random with the right mean, so the error of a score is a sum of
-//! independent terms, and exceeds [`LAMBDA`] spreads of a step with probability below 2 exp(-2 LAMBDA^2) = 6e-20. With
+//! independent terms, and exceeds `LAMBDA` spreads of a step with probability below 2 exp(-2 LAMBDA^2) = 6e-20. With
 //! two planes and 128,256 rows that is below 2e-14 per token. Everything else (rounding of activations, of float sums,
 //! of the random numbers) has worst-case bounds, which are added. Deliberately absent: anything that needs the whole
 //! distribution; the full head answers that.

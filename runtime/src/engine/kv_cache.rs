@@ -212,7 +212,7 @@ impl KvCache {
     }
 
     /// Forgets the positions `keep..keep + discard` and moves the later ones down. `rotate` is called with
-    /// every moved key [head_dim], since a key carries the angle of its position.
+    /// every moved key `[head_dim]`, since a key carries the angle of its position.
     ///
     /// # Errors
     /// [`Error::Usage`] where the range is not inside the positions in use, [`Error::Limit`] where shared pages

@@ -347,7 +347,7 @@ impl Engine {
         self.shift(self.own, keep, discard)
     }
 
-    /// Evaluates `tokens` after the positions in use; returns the logits [vocab] of the last one.
+    /// Evaluates `tokens` after the positions in use; returns the logits `[vocab]` of the last one.
     ///
     /// # Errors
     /// No tokens, a token outside the vocabulary, no room in the context, or an interrupt. The positions in
@@ -403,12 +403,12 @@ impl Engine {
         Ok((tokens.len() - 1) % chunk_len)
     }
 
-    /// Evaluates one token; returns the logits [vocab] of the next.
+    /// Evaluates one token; returns the logits `[vocab]` of the next.
     pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
         self.prefill(&[token])
     }
 
-    /// Evaluates `tokens` and passes the logits [vocab] of every position to `sink(index, logits)`, in order.
+    /// Evaluates `tokens` and passes the logits `[vocab]` of every position to `sink(index, logits)`, in order.
     pub fn logits_all(
         &mut self,
         tokens: &[u32],

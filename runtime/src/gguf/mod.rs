@@ -5,7 +5,7 @@
 //! the byte offset: never a panic, never an invented default. Deliberately absent: what a model needs (see
 //! [`crate::model`]) and decoding of weights (see [`crate::quant`]).
 //!
-//! A split model is opened by its first part, and is then one file whose tensors lie in several (see [`split`]).
+//! A split model is opened by its first part, and is then one file whose tensors lie in several (see `split`).
 //!
 //! Tensors of a type this runtime does not read are listed by [`Gguf::tensors`], so that such a file can be
 //! inspected; [`Gguf::tensor`] and [`Gguf::require_readable_types`] refuse them.

@@ -41,7 +41,7 @@ impl Shape {
         self.blocks().div_ceil(RUN) * RUN_BYTES
     }
 
-    /// Codes [blocks, BLOCK / 2], then multipliers [blocks]; per row.
+    /// Codes [blocks, BLOCK / 2], then multipliers `[blocks]`; per row.
     pub const fn fine_bytes(self) -> usize {
         self.blocks() * (BLOCK / 2 + 1)
     }
@@ -75,11 +75,11 @@ pub struct Query {
     pub low: Vec<i8>,
     /// 15 times the sum of four columns [blocks * BLOCK / 4].
     pub fours: Vec<i32>,
-    /// The same of a block [blocks].
+    /// The same of a block `[blocks]`.
     pub sums: Vec<i32>,
-    /// [blocks].
+    /// `[blocks]`.
     pub scales: Vec<f32>,
-    /// Sum of squares of the columns of a block [blocks].
+    /// Sum of squares of the columns of a block `[blocks]`.
     pub squares: Vec<f32>,
 }
 
@@ -92,9 +92,9 @@ pub struct Coarse<'a> {
     pub scales: &'a [f32],
     /// Up to [`QUERIES`].
     pub queries: &'a [Query],
-    /// Per query [stride]: D times the sum over blocks of c * scale * dot.
+    /// Per query `[stride]`: D times the sum over blocks of c * scale * dot.
     pub scores: &'a mut [f32],
-    /// Per query [stride]: D times the square root of the sum over blocks of c^2 * squares, the length that an error
+    /// Per query `[stride]`: D times the square root of the sum over blocks of c^2 * squares, the length that an error
     /// of one unit per column has.
     pub spreads: &'a mut [f32],
     pub stride: usize,
@@ -129,7 +129,7 @@ impl Query {
         }
     }
 
-    /// Takes the activations `x` [columns].
+    /// Takes the activations `x` `[columns]`.
     pub fn set(&mut self, x: &[f32]) {
         let mut block = [0f32; BLOCK];
         for (b, x) in x.chunks(BLOCK).enumerate() {

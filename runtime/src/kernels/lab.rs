@@ -62,7 +62,7 @@ struct Prepared {
     scratch: usize,
 }
 
-/// Checks and times `kernels`, `rounds` times in turns. Rows must be a multiple of [`DISTINCT`].
+/// Checks and times `kernels`, `rounds` times in turns. Rows must be a multiple of `DISTINCT`.
 pub fn measure(
     product: &Product,
     kernels: &[&'static MatmulKernel],

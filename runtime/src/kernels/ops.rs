@@ -144,7 +144,7 @@ pub struct Ops {
     pub softmax: unsafe fn(scores: &mut [f32], positions: usize),
     pub values_f16: unsafe fn(args: &mut ValuesF16<'_>),
     pub values_q8_0: unsafe fn(args: &mut ValuesQ8<'_>),
-    /// `sums` [PARTS, head_dim] to `out` [head_dim].
+    /// `sums` [PARTS, head_dim] to `out` `[head_dim]`.
     pub add_up_parts: unsafe fn(sums: &[f32], out: &mut [f32]),
     pub f16_from_f32: unsafe fn(src: &[f32], dst: &mut [u16]),
     pub round_to_f16: unsafe fn(values: &mut [f32]),

@@ -31,7 +31,7 @@ pub struct Model {
     /// [vocab, hidden].
     pub embedding: Matrix,
     pub layers: Vec<Layer>,
-    /// [hidden].
+    /// `[hidden]`.
     pub output_norm: Vec<f32>,
     /// [vocab, hidden]; `None` where the head is tied to the embedding.
     pub output: Option<Matrix>,

@@ -142,7 +142,7 @@ impl Matrix {
         self.data = Data::Converted(bytes);
     }
 
-    /// Writes row `index` as f32 into `out` [columns].
+    /// Writes row `index` as f32 into `out` `[columns]`.
     pub fn dequantize_row(&self, index: usize, out: &mut [f32]) {
         let row = &self.bytes()[index * self.row_bytes..][..self.row_bytes];
         quant::dequantize_row(self.ty, row, self.tensor_scale, out)
@@ -162,7 +162,7 @@ pub struct Layer {
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
-    /// [head_dim]: of every head of the queries, and of the keys.
+    /// `[head_dim]`: of every head of the queries, and of the keys.
     pub q_norm: Option<Vec<f32>>,
     pub k_norm: Option<Vec<f32>>,
     pub attn_sub_norm: Option<Vec<f32>>,

@@ -3,7 +3,7 @@
 //!
 //! In: a repository, a revision, a file. Out: paths of what is there; links and refs for what was fetched. Variables
 //! and layout: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>. Deliberately absent: the network
-//! (see [`super::hub_fetch`]).
+//! (see `super::hub_fetch`).
 
 use super::digest::{self, Expected, Sums};
 use super::spec::{HubSpec, safe_relative};

@@ -6,7 +6,7 @@
 //!
 //! TL1 packs two weights a, b as the nibble 3a + b + 4. TL2 packs three as the nibble |9a + 3b + c| and the sign of that
 //! sum in a plane of its own; the columns that are left after the last whole tile are packed in pairs as in TL1. Rows
-//! are cut into tiles of BM, columns into tiles of BK, and a tile into what a kernel takes at a time: see [`Walk`] and
+//! are cut into tiles of BM, columns into tiles of BK, and a tile into what a kernel takes at a time: see `Walk` and
 //! docs/explanation/formats.md. The tensor's f32 scale follows, at a multiple of 32 bytes.
 //!
 //! Source: bitnet.cpp utils/convert-hf-to-gguf-bitnet.py (`preprocess_weights_tl1` and `_tl2`), utils/codegen_tl1.py,

@@ -1,8 +1,8 @@
 //! From one GGUF file to another with other tensor types; the encoder of `bitnet quantize` and `bitnet convert`.
 //!
 //! In: tensors of a GGUF file ([`plan`]) or of a checkpoint ([`crate::convert`]) as [`source`]s. Out: a file whose
-//! ternary codes are those of the input where it has any, and the rounding of BitNet b1.58 ([`ternary`]) where it
-//! has master weights. [`write`] streams it with all threads ([`workers`]). Deliberately absent: importance
+//! ternary codes are those of the input where it has any, and the rounding of BitNet b1.58 (`ternary`) where it
+//! has master weights. [`write`] streams it with all threads (`workers`). Deliberately absent: importance
 //! matrices, mixed types per layer.
 
 mod plan;

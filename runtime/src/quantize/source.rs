@@ -36,7 +36,7 @@ pub enum Packing {
     Rows { ty: TensorType, scale: f32 },
     /// An I2_S tensor in another layout.
     I2s { layout: I2sLayout, scale: f32 },
-    /// A whole TL1 or TL2 tensor, with its trailer; [`super::write`] unpacks it to [`Packing::Codes`].
+    /// A whole TL1 or TL2 tensor, with its trailer; writing it unpacks it to [`Packing::Codes`].
     Tiles { ty: TensorType, tile: TlTile, scale: f32 },
     /// One byte a weight.
     Codes { scale: f32 },

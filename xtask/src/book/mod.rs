@@ -1,7 +1,7 @@
 //! `book [--check] [--open]`: the pages as an mdBook in `target/book`.
 //!
 //! In: `docs/SUMMARY.md`, which lists the pages, `docs/book.toml`, a pinned mdbook. Out: HTML, and a failure where a link
-//! of it leads nowhere. The pages are laid out anew under `target/book-source` ([`lay_out`]), since the book also has pages
+//! of it leads nowhere. The pages are laid out anew under `target/book-source` (`lay_out`), since the book also has pages
 //! from outside docs and links to files that are none. Deliberately absent: a server; the book opens as files.
 
 mod html;

@@ -2,7 +2,7 @@
 //!
 //! In: the text of the file. Out: [`Lanes`], or an error with line, key and remedy. Strict: a key that is not known, a
 //! step that needs a shell, a shard that no step uses are errors, so that nothing in the file is without effect.
-//! Pure: no file is read and no process is started (see [`super::run`] and [`super::workflow`]).
+//! Pure: no file is read and no process is started (see `super::run` and [`super::workflow`]).
 
 mod check;
 #[cfg(test)]

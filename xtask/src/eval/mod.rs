@@ -1,7 +1,7 @@
 //! `eval`: how well models predict held-out text, and whether that is what it must be.
 //!
 //! In: the models of tools/eval.toml, or one that is named with a text. Out: perplexities with their standard errors
-//! beside the committed ones and PyTorch's, a receipt. [`settings`] has models, goldens and tolerances, [`judge`] the
+//! beside the committed ones and PyTorch's, a receipt. [`settings`] has models, goldens and tolerances, `judge` the
 //! verdict. The measuring is done by `bitnet perplexity`. Deliberately absent: any arithmetic of a model.
 
 pub mod judge;

@@ -1,7 +1,7 @@
 //! `kernels build --cuda`: compiles the CUDA kernels ahead of time, without a GPU.
 //!
 //! In: runtime/src/cuda/kernels/*.cu, nvcc of the system or of the pinned wheels. Out: NAME.fatbin per file in
-//! target/cuda-kernels (machine code for each [`CHIPS`] entry, PTX for later ones), and manifest.json with digests and
+//! target/cuda-kernels (machine code for each `CHIPS` entry, PTX for later ones), and manifest.json with digests and
 //! what each kernel takes of a multiprocessor. `cargo build --features cuda` embeds them. [`nccl`]
 //! installs the library that several GPUs need to share a model. Deliberately absent: running.
 

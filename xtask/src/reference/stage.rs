@@ -1,6 +1,6 @@
 //! A copy of a tree with the files it lacks and the patches it needs.
 //!
-//! In: a tree and its pin. Out: what would change ([`Changes`]), and the changed copy. A tree that needs
+//! In: a tree and its pin. Out: what would change (`Changes`), and the changed copy. A tree that needs
 //! nothing is built where it lies. Patches are found by the text of their lines, not by line numbers, so one
 //! file serves several versions of a tree; a patch whose lines are not there is not needed.
 

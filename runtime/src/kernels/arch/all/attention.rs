@@ -119,7 +119,7 @@ pub fn values_q8_0<H: F16>(args: &mut ValuesQ8<'_>) {
     }
 }
 
-/// `out` [d] from partial sums [PARTS, d].
+/// `out` `[d]` from partial sums [PARTS, d].
 #[inline(always)]
 pub fn add_up_parts(sums: &[f32], out: &mut [f32]) {
     let d = out.len();
