@@ -150,7 +150,7 @@ def streaming(url, asked, seconds):
     return sum(client.events for client in clients), took, [p for client in clients for p in client.problems]
 
 
-def speed(known, url, binary, model, seconds=9, rounds=2):
+def speed(known, url, binary, model, seconds=6, rounds=3):
     """Two servers of one thread each, with half of the clients each, and the same two behind Ray with all of them."""
     found, front = {"direct": [], "ray": [], "front_seconds_an_answer": []}, front_of(known)
     with contextlib.ExitStack() as stack:
