@@ -6,7 +6,7 @@
 //! operands before them into the compiled template. Deliberately absent: steps, which the library counts.
 
 use minijinja::machinery::{CodeGenerator, Instruction, Instructions};
-use minijinja::value::{Rest, ValueKind};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters, tests};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -49,16 +49,28 @@ impl Budget {
             escape_formatter(out, state, value)
         });
         for (name, filter) in [
+            ("capitalize", Value::from_function(filters::capitalize)),
             ("dictsort", Value::from_function(filters::dictsort)),
+            ("e", Value::from_function(filters::escape)),
+            ("escape", Value::from_function(filters::escape)),
+            ("format", Value::from_function(filters::format)),
             ("groupby", Value::from_function(filters::groupby)),
             ("join", Value::from_function(filters::join)),
+            ("lines", Value::from_function(filters::lines)),
+            ("lower", Value::from_function(filters::lower)),
             ("max", Value::from_function(filters::max)),
             ("min", Value::from_function(filters::min)),
             ("pprint", Value::from_function(filters::pprint)),
+            ("replace", Value::from_function(filters::replace)),
+            ("safe", Value::from_function(filters::safe)),
             ("sort", Value::from_function(filters::sort)),
+            ("split", Value::from_function(filters::split)),
             ("string", Value::from_function(filters::string)),
+            ("title", Value::from_function(filters::title)),
             ("tojson", Value::from_function(filters::tojson)),
+            ("trim", Value::from_function(filters::trim)),
             ("unique", Value::from_function(filters::unique)),
+            ("upper", Value::from_function(filters::upper)),
         ] {
             environment.add_filter(name, self.paid(filter));
         }
@@ -71,9 +83,10 @@ impl Budget {
             (["ge", ">=", ">="], Value::from_function(tests::is_ge)),
             (["in", "in", "in"], Value::from_function(tests::is_in)),
         ] {
-            names.map(|name| environment.add_test(name, self.paid(test.clone())));
+            names.into_iter().for_each(|name| environment.add_test(name, self.paid(test.clone())));
         }
-        environment.add_test(WALKED, self.paid(Value::from_function(|_: Rest<Value>| true)));
+        let budget = self.clone();
+        environment.add_test(WALKED, move |value: Rest<Value>| budget.charge(&value).map(|()| true));
         let budget = self.clone();
         environment.add_test(COUNTED, move |value: Rest<Value>| -> Result<bool, Error> {
             let mut left = budget.0.load(Ordering::Relaxed);
@@ -102,12 +115,14 @@ impl Budget {
     }
 
     /// `function`, after its arguments were paid for.
-    fn paid(
+    pub(super) fn paid(
         &self,
         function: Value,
-    ) -> impl Fn(&mut State<'_, '_>, Rest<Value>) -> Result<Value, Error> + Send + Sync + 'static {
+    ) -> impl Fn(&mut State<'_, '_>, Rest<ValueOrKwargs>) -> Result<Value, Error> + Send + Sync + 'static
+    {
         let budget = self.clone();
-        move |state: &mut State<'_, '_>, args: Rest<Value>| {
+        move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
             budget.charge(&args)?;
             function.call(state, &args)
         }
@@ -166,9 +181,13 @@ pub(super) fn guarded<'a>(source: &'a str, old: &Instructions<'a>) -> Instructio
             // A constant is as long as the template at most.
             let right = if constant { None } else { Some(test(name)) };
             let left = [vec![Instruction::Swap], test(name).into(), vec![Instruction::Swap]].concat();
-            right.into_iter().flatten().chain(left).for_each(|one| drop(new.add(one)));
+            for one in right.into_iter().flatten().chain(left) {
+                new.add(one);
+            }
         } else if matches!(one, Instruction::GetItem) && !constant {
-            test(WALKED).into_iter().for_each(|one| drop(new.add(one)));
+            for one in test(WALKED) {
+                new.add(one);
+            }
         } else if let Instruction::BuildMap(pairs) = one
             && *pairs > 0
         {
@@ -202,5 +221,76 @@ fn target_mut<'a>(one: &'a mut Instruction<'_>) -> Option<&'a mut u32> {
         | Instruction::JumpIfTrueOrPop(at)
         | Instruction::BuildMacro(_, at, _) => Some(at),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::jinja::compile;
+    use minijinja::{AutoEscape, context, machinery};
+
+    fn render(source: &str, items: u64) -> Result<String, Error> {
+        let mut environment = Environment::new();
+        Budget::new(items).install(&mut environment);
+        let instructions = compile(source)?;
+        let (mut text, no_blocks) = (String::new(), std::collections::BTreeMap::new());
+        let mut out = machinery::make_string_output(&mut text);
+        let turns = ["user", "assistant", "user"].map(|role| context! { role });
+        let variables = context! { messages => turns.to_vec() };
+        machinery::eval(&environment, &instructions, variables, &no_blocks, &mut out, AutoEscape::None)?;
+        drop(out);
+        Ok(text)
+    }
+
+    /// Twenty lists that hold the one before twice are a million items to whoever walks through them.
+    #[test]
+    fn whatever_walks_through_a_value_pays_for_it() {
+        let nested = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(20) %}\
+                      {% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}";
+        for walk in [
+            "{{ ns.a }}",
+            "{{ ns.a|tojson }}",
+            "{% set x = ns.a|string %}",
+            "{% set x = ns.a|upper %}",
+            "{% set x = ns.a|join %}",
+            "{{ [ns.a, ns.b]|sort|length }}",
+            "{{ [ns.a, ns.b]|unique|length }}",
+            "{{ [ns.a]|select('equalto', ns.b)|list|length }}",
+            "{{ {'a': ns.a}|tojson(indent=2) }}",
+            "{{ 'x'.join([ns.a]) }}",
+            "{{ ns.a == ns.b }}",
+            "{{ ns.a == ns.b == ns.a }}",
+            "{{ ns.a < ns.b }}",
+            "{{ ns.a in [ns.b] }}",
+            "{% set x = ns.a ~ 'x' %}",
+            "{% set x = 'x' ~ ns.a %}",
+            "{% set x = (ns.b if true else 1) == ns.a %}",
+            "{% set x = {ns.a: 1, ns.b: 2} %}",
+            "{{ {}[ns.a] }}",
+            "{% for i in range(30) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a|length }}",
+            "{{ [1] * 10000000 == [1] * 10000000 }}",
+        ] {
+            let error = render(&format!("{nested}{walk}"), 10_000).expect_err(walk);
+            assert_eq!(error.kind(), ErrorKind::OutOfFuel, "{walk}: {error}");
+        }
+    }
+
+    #[test]
+    fn guarded_templates_mean_what_they_meant() {
+        let render = |source: &str| render(source, 10_000).unwrap();
+        assert_eq!(render("{{ {'a': 'x', 'b': [1, 2]}|tojson }}"), r#"{"a": "x", "b": [1, 2]}"#);
+        assert_eq!(render("{{ {'a': [1]}|tojson(indent=2) }}"), "{\n  \"a\": [\n    1\n  ]\n}");
+        assert_eq!(render("{{ [3, 1, 2]|sort(reverse=true)|join('-') }}"), "3-2-1");
+        assert_eq!(render("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}"), "2");
+        assert_eq!(render("{{ {'k': 1}.items()|list|length }}"), "1");
+        assert_eq!(render("{{ {'k': 1, 2: 'v'}[1 + 1] ~ ('a' if 0 else 'b') ~ ([1] + [2])|length }}"), "vb2");
+        assert_eq!(
+            render("{% macro f(a, b=1 < 2 < 3) %}{{ a == 1 and b }}{% endmacro %}{{ f(1) }}{{ f(2) }}"),
+            "TrueFalse"
+        );
+        let control = "{% for i in [3, 1] recursive %}{% if i == 9 %}{% break %}{% elif i > 1 %}{{ loop([1, 9]) }}{% else %}\
+                       {{ 'y' if i in [1, 2] else 'n' }}{% endif %}{% endfor %}";
+        assert_eq!(render(control), "yy");
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn render(
 }
 
 /// The template's instructions, with operators that pay for what they walk through.
-fn compile(source: &str) -> std::result::Result<Instructions<'_>, Error> {
+pub(super) fn compile(source: &str) -> std::result::Result<Instructions<'_>, Error> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     let tree = machinery::parse(source, NAME, syntax.expect("the usual delimiters are valid"))?;
     let mut generator = CodeGenerator::new(NAME, source);
@@ -87,13 +87,16 @@ fn on_large_stack<T: Send>(source: &str, path: &Path, work: impl FnOnce() -> Res
 fn environment(now: SystemTime) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL));
-    Budget::new(FUEL).install(&mut environment);
-    environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+    let raise = |message: String| -> std::result::Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_function("strftime_now", move |format: String| {
+    };
+    let time = move |format: String| {
         strftime::format(&format, now).map_err(|what| Error::new(ErrorKind::InvalidOperation, what))
-    });
+    };
+    let budget = Budget::new(FUEL);
+    budget.install(&mut environment);
+    environment.add_function("raise_exception", budget.paid(Value::from_function(raise)));
+    environment.add_function("strftime_now", budget.paid(Value::from_function(time)));
     environment
 }
 

@@ -171,54 +171,11 @@ fn hostile_templates_are_errors() {
     }
 }
 
-/// Twenty-six lists that hold the one before twice are 67 million items to whoever walks through them.
+/// Lists that hold the one before twice: a billion items to whoever compares them.
 #[test]
-fn values_that_nest_are_walked_through_within_the_budget() {
-    let twice = |name: &str| format!("{{% set ns.{name} = [ns.{name}, ns.{name}] %}}");
-    let nested = format!(
-        "{{% set ns = namespace(a=[1], b=[1]) %}}{{% for i in range(26) %}}{}{}{{% endfor %}}",
-        twice("a"),
-        twice("b")
-    );
-    for walk in [
-        "{{ ns.a }}",
-        "{{ ns.a|tojson }}",
-        "{% set x = ns.a|string %}",
-        "{% set x = ns.a|join %}",
-        "{{ [ns.a, ns.b]|sort|length }}",
-        "{{ [ns.a, ns.b]|unique|length }}",
-        "{{ [ns.a]|select('equalto', ns.b)|list|length }}",
-        "{{ {'a': ns.a}|tojson(indent=2) }}",
-        "{{ 'x'.join([ns.a]) }}",
-        "{{ ns.a == ns.b }}",
-        "{{ ns.a == ns.b == ns.a }}",
-        "{{ ns.a < ns.b }}",
-        "{{ ns.a in [ns.b] }}",
-        "{% set x = ns.a ~ 'x' %}",
-        "{% set x = 'x' ~ ns.a %}",
-        "{% set x = (ns.b if true else 1) == ns.a %}",
-        "{% set x = {ns.a: 1, ns.b: 2} %}",
-        "{{ {}[ns.a] }}",
-        "{% for i in range(30) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a|length }}",
-        "{{ [1] * 10000000 == [1] * 10000000 }}",
-    ] {
-        let message = failure(&format!("{nested}{walk}"));
-        assert!(message.contains("takes more than 1000000 steps"), "{walk}: {message}");
-    }
-    let render = |source: &str| {
-        gguf(source).unwrap().render(&conversation(), AddGenerationPrompt::Yes, &context(0)).unwrap()
-    };
-    assert_eq!(render("{{ {'a': 'x', 'b': [1, 2]}|tojson }}"), r#"{"a": "x", "b": [1, 2]}"#);
-    assert_eq!(render("{{ {'a': [1]}|tojson(indent=2) }}"), "{\n  \"a\": [\n    1\n  ]\n}");
-    assert_eq!(render("{{ [3, 1, 2]|sort(reverse=true)|join('-') }}"), "3-2-1");
-    assert_eq!(render("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}"), "2");
-    assert_eq!(render("{{ {'k': 1}.items()|list|length }}"), "1");
-    assert_eq!(render("{{ {'k': 1, 2: 'v'}[1 + 1] ~ ('a' if 0 else 'b') ~ ([1] + [2])|length }}"), "vb2");
-    assert_eq!(
-        render("{% macro f(a, b=1 < 2 < 3) %}{{ a == 1 and b }}{% endmacro %}{{ f(1) }}{{ f(2) }}"),
-        "TrueFalse"
-    );
-    let control = "{% for i in [3, 1] recursive %}{% if i == 9 %}{% break %}{% elif i > 1 %}{{ loop([1, 9]) }}{% else %}\
-                   {{ 'y' if i in [1, 2] else 'n' }}{% endif %}{% endfor %}";
-    assert_eq!(render(control), "yy");
+fn values_that_nest_are_compared_within_the_budget() {
+    let nested = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(30) %}\
+                  {% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}";
+    let message = failure(nested);
+    assert!(message.contains("takes more than 1000000 steps"), "{message}");
 }
