@@ -80,7 +80,8 @@ impl Grammars {
         limits::check(&schema)?;
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("bitnet-schema".into()).stack_size(STACK);
-            let thread = thread.spawn_scoped(scope, || self.compile(schema)).map_err(|error| error.to_string())?;
+            let thread =
+                thread.spawn_scoped(scope, || self.compile(schema)).map_err(|error| error.to_string())?;
             thread.join().unwrap_or_else(|_| Err("the schema is not understood".into()))
         })
     }

@@ -1,14 +1,17 @@
 //! The Jinja environment that chat templates expect, the one of Hugging Face's `apply_chat_template`.
 //!
 //! Blocks are trimmed, Python's string and dictionary methods work, `raise_exception` and `strftime_now` exist.
-//! Templates come from files of strangers: steps are counted (`FUEL`), nothing can be loaded or included, and
+//! Templates come from files of strangers: steps are counted (`FUEL`), and what they walk through ([`Budget`]); nothing can be loaded or included, and
 //! every failure is an error that names the line. The library recurses where expressions and values nest, as deep as a
 //! template is long and its steps allow, so it works on a thread with a stack for that ([`on_large_stack`]).
 
+use super::budget::{self, Budget};
 use super::{AddGenerationPrompt, ChatContext, Message, strftime};
 use crate::error::{Error as RuntimeError, Result};
+use minijinja::machinery::{self, CodeGenerator, Instructions};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -26,11 +29,7 @@ const NAME: &str = "tokenizer.chat_template";
 
 /// Whether `source` compiles.
 pub(super) fn check(source: &str, path: &Path) -> Result<()> {
-    on_large_stack(source, path, || {
-        let environment = environment(SystemTime::UNIX_EPOCH);
-        let compiled = environment.template_from_named_str(NAME, source);
-        compiled.map(drop).map_err(|e| failure(&e, path))
-    })
+    on_large_stack(source, path, || compile(source).map(drop).map_err(|e| failure(&e, path)))
 }
 
 pub(super) fn render(
@@ -51,11 +50,23 @@ pub(super) fn render(
             tools => (),
             documents => (),
         };
-        environment
-            .template_from_named_str(NAME, source)
-            .and_then(|template| template.render(variables))
-            .map_err(|e| failure(&e, path))
+        let instructions = compile(source).map_err(|e| failure(&e, path))?;
+        let (mut text, no_blocks) = (String::new(), BTreeMap::new());
+        let mut out = machinery::make_string_output(&mut text);
+        machinery::eval(&environment, &instructions, variables, &no_blocks, &mut out, AutoEscape::None)
+            .map_err(|e| failure(&e, path))?;
+        drop(out);
+        Ok(text)
     })
+}
+
+/// The template's instructions, with operators that pay for what they walk through.
+pub(super) fn compile(source: &str) -> std::result::Result<Instructions<'_>, Error> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let tree = machinery::parse(source, NAME, syntax.expect("the usual delimiters are valid"))?;
+    let mut generator = CodeGenerator::new(NAME, source);
+    generator.compile_stmt(&tree);
+    Ok(budget::guarded(source, &generator.finish().0))
 }
 
 /// Runs `work`, which compiles `source`, on a thread of its own whose stack no such template can use up.
@@ -75,16 +86,17 @@ fn on_large_stack<T: Send>(source: &str, path: &Path, work: impl FnOnce() -> Res
 
 fn environment(now: SystemTime) -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the usual delimiters are valid"));
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+    let raise = |message: String| -> std::result::Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_function("strftime_now", move |format: String| {
+    };
+    let time = move |format: String| {
         strftime::format(&format, now).map_err(|what| Error::new(ErrorKind::InvalidOperation, what))
-    });
+    };
+    let budget = Budget::new(FUEL);
+    budget.install(&mut environment);
+    environment.add_function("raise_exception", budget.paid(Value::from_function(raise)));
+    environment.add_function("strftime_now", budget.paid(Value::from_function(time)));
     environment
 }
 

@@ -5,6 +5,7 @@
 //! [`ChatMode`] is what `--chat` takes; [`ChatTemplate::choose`] turns it into a template. Deliberately absent:
 //! tools and documents (templates see them as `none`), as no supported model calls tools yet.
 
+mod budget;
 mod jinja;
 mod strftime;
 #[cfg(test)]

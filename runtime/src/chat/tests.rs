@@ -170,3 +170,12 @@ fn hostile_templates_are_errors() {
         assert!(message.contains("tokenizer.chat_template fails"), "{message}");
     }
 }
+
+/// Lists that hold the one before twice: a billion items to whoever compares them.
+#[test]
+fn values_that_nest_are_compared_within_the_budget() {
+    let nested = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(30) %}\
+                  {% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}";
+    let message = failure(nested);
+    assert!(message.contains("takes more than 1000000 steps"), "{message}");
+}

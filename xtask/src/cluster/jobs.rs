@@ -198,7 +198,7 @@ fn bench_plan(ctx: &Ctx, args: &BenchArgs) -> Result<Plan> {
 }
 
 fn fuzz_plan(ctx: &Ctx, args: &FuzzArgs) -> Result<Plan> {
-    let mut plan = Plan::new(&[("fuzz-targets", &fuzz::tool(ctx)?)], &args.bounds)?;
+    let mut plan = Plan::new(&[("fuzz-targets", &fuzz::tool(ctx, false)?)], &args.bounds)?;
     plan.root = Some(ctx.root()?.to_path_buf());
     for kind in fuzz::KINDS {
         for seed in 1..=args.seeds {

@@ -42,17 +42,27 @@ pub fn fuzz_binary(ctx: &Ctx) -> Result<PathBuf> {
 }
 
 /// `fuzz-targets`, which runs the targets without libFuzzer.
-pub fn tool(ctx: &Ctx) -> Result<PathBuf> {
+pub fn tool(ctx: &Ctx, release: bool) -> Result<PathBuf> {
     // With --workspace, so that dependencies have the features that the tests built them with.
     let build = ctx.cargo(["build", "--locked", "--workspace", "--bin", "fuzz-targets"])?;
+    let build = build.args(release.then_some("--release"));
     build_with(ctx, &build, "fuzz-tool")?;
-    Ok(ctx.target_dir()?.join("debug/fuzz-targets"))
+    let profile = if release { "release" } else { "debug" };
+    Ok(ctx.target_dir()?.join(profile).join("fuzz-targets"))
+}
+
+/// The lock file of `tools/fuzz`, a workspace of its own, is up to date.
+pub fn lock_is_fresh(ctx: &Ctx) -> Result<()> {
+    let command = ctx.cargo(["update", "--workspace", "--locked"])?.dir(ctx.root()?.join("tools/fuzz"));
+    proc::run(ctx, &command, Stdout::Log, &ctx.log_file("fuzz-lock")?, |_| ())?
+        .must_succeed(ExitCode::CheckFailed)?;
+    Ok(())
 }
 
 /// Writes inputs to start from to the target folder.
 pub fn seeds(ctx: &Ctx) -> Result<PathBuf> {
     let seeds = folder(ctx.target_dir()?.join("fuzz/seeds"))?;
-    let command = Command::new(tool(ctx)?).args(["seeds"]).args([&seeds]).dir(ctx.root()?);
+    let command = Command::new(tool(ctx, false)?).args(["seeds"]).args([&seeds]).dir(ctx.root()?);
     proc::run(ctx, &command, Stdout::Log, &ctx.log_file("fuzz-seeds")?, |_| ())?
         .must_succeed(ExitCode::CheckFailed)?;
     Ok(seeds)

@@ -52,6 +52,9 @@ pub enum FuzzCommand {
         /// The same seed gives the same damage.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Without the checks of a debug build, several times as fast
+        #[arg(long)]
+        release: bool,
     },
     /// Write the list of targets to where it is kept, or check that it is fresh.
     Generate(crate::cli::Check),
@@ -108,7 +111,7 @@ pub fn run(ctx: &Ctx, command: &FuzzCommand) -> Result<ExitCode> {
         FuzzCommand::Run(args) => run::run(ctx, args),
         FuzzCommand::Cmin(args) => cmin(ctx, args),
         FuzzCommand::Repro { target, files } => repro(ctx, target, files),
-        FuzzCommand::Mutate { count, seed } => mutate(ctx, *count, *seed),
+        FuzzCommand::Mutate { count, seed, release } => mutate(ctx, *count, *seed, *release),
         FuzzCommand::Generate(args) => generate(ctx, args),
     }
 }
@@ -224,8 +227,8 @@ fn repro(ctx: &Ctx, name: &str, files: &[PathBuf]) -> Result<ExitCode> {
     Ok(if ok { ExitCode::Ok } else { ExitCode::CheckFailed })
 }
 
-fn mutate(ctx: &Ctx, count: u64, seed: u64) -> Result<ExitCode> {
-    let tool = tool(ctx)?;
+fn mutate(ctx: &Ctx, count: u64, seed: u64, release: bool) -> Result<ExitCode> {
+    let tool = tool(ctx, release)?;
     let mut results: Vec<serde_json::Value> = Vec::new();
     for kind in KINDS {
         let (count, seed) = (count.to_string(), seed.to_string());
@@ -251,7 +254,8 @@ fn mutate(ctx: &Ctx, count: u64, seed: u64) -> Result<ExitCode> {
 }
 
 fn generate(ctx: &Ctx, args: &crate::cli::Check) -> Result<ExitCode> {
-    let tool = tool(ctx)?;
+    build::lock_is_fresh(ctx)?;
+    let tool = tool(ctx, false)?;
     let check = args.check.then_some("--check");
     let command = Command::new(tool).args(["manifest"].into_iter().chain(check)).dir(ctx.root()?);
     proc::run(ctx, &command, Stdout::Log, &ctx.log_file("fuzz-generate")?, |_| ())?

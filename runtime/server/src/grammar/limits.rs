@@ -36,8 +36,7 @@ struct Seen {
 /// # Errors
 /// The limit that `schema` exceeds.
 pub(super) fn check(schema: &Value) -> Result<(), String> {
-    let mut seen =
-        Seen { objects: 0, elements: 0, names: 0, patterns: 0, counted_squared: 0, multiple: 1 };
+    let mut seen = Seen { objects: 0, elements: 0, names: 0, patterns: 0, counted_squared: 0, multiple: 1 };
     let mut rest = vec![schema];
     while let Some(value) = rest.pop() {
         match value {
@@ -147,7 +146,10 @@ mod tests {
             (json!({ "enum": vec![1; 50_001] }), "at most 50000 elements of arrays"),
             (json!({ "$defs": named("x", 5_000, json!({})) }), "at most 5000 objects"),
             (counted(101), "at most 10000 as the sum of squares"),
-            (json!({ "type": "integer", "multipleOf": 1_000_003 }), "at most 20000 as the least common multiple"),
+            (
+                json!({ "type": "integer", "multipleOf": 1_000_003 }),
+                "at most 20000 as the least common multiple",
+            ),
             (multiples(&[997.0, 0.1009]), "at most 20000 as the least common multiple"),
         ] {
             let problem = check(&schema).unwrap_err();

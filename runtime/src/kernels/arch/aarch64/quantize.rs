@@ -1,7 +1,9 @@
 //! NEON packing of activation rows; bit for bit equal to `quant::activation`.
 
 use super::simd::*;
-use crate::quant::activation::{I8_TOKEN_HEADER, i8_token_quant, bf16_row, f16_row, i8_token_scale, scales_127};
+use crate::quant::activation::{
+    I8_TOKEN_HEADER, bf16_row, f16_row, i8_token_quant, i8_token_scale, scales_127,
+};
 use crate::quant::blocks::*;
 use std::arch::aarch64::*;
 
