@@ -7,6 +7,7 @@ anew, streams go on where they broke (resume.py). Deliberately absent: scaling a
 """
 
 import asyncio
+import collections
 import json
 import logging
 import pathlib
@@ -38,6 +39,8 @@ OURS = HOP | {"host", "content-length", "authorization", "origin", "accept-encod
 PATIENCE, PAUSE = 120, 1.0
 SKIP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 MAX_BODY = 64 << 20
+# Seconds from its beginning in which a lease is used for other requests.
+KEEP = 2.0
 
 
 def application(settings, files, key):
@@ -80,9 +83,9 @@ class Gone(Exception):
 class Front:
     def __init__(self, servers, key, seeds):
         """`seeds`: whether sampled requests without a seed get one, so that their answers can be had again."""
-        self.leases, self.key, self.seeds = servers.options(stream=True).lease, key, seeds
-        # Connections are not kept: one to a replica that is gone would look like its answer breaking off.
-        timeout, connector = ClientTimeout(total=None, sock_connect=10), TCPConnector(limit=0, force_close=True)
+        self.leases, self.key, self.seeds = Leases(servers.options(stream=True).lease), key, seeds
+        # Replicas close connections that nothing came over for 30 seconds.
+        timeout, connector = ClientTimeout(total=None, sock_connect=10), TCPConnector(limit=0, keepalive_timeout=10)
         self.session = ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
 
     async def __call__(self, request):
@@ -97,9 +100,13 @@ class Front:
         wanted = {"keys": routing.keys(request.path, body), "avoid": []}
         answer, pause = Answer(request), 0.05
         while True:
-            lease = self.leases.remote(wanted)
+            lease = None
             try:
-                return await self.ask(lease, wanted, answer, request, asked)
+                lease = await self.leases.take(wanted)
+                response = await self.ask(lease, answer, request, asked)
+                self.leases.give(lease)
+                lease = None
+                return response
             except Gone:
                 return answer.response
             except resume.Differs as error:
@@ -113,29 +120,27 @@ class Front:
                 if answer.is_given_up():
                     return await answer.break_off("engine_failed", f"no replica gave the whole answer; the last: {why}")
             finally:
-                lease.cancel()
+                if lease:
+                    wanted["avoid"].append(lease.replica)
+                    self.leases.drop(lease)
             await asyncio.sleep(pause)
             pause = min(PAUSE, 2 * pause)
 
-    async def ask(self, lease, wanted, answer, request, asked):
+    async def ask(self, lease, answer, request, asked):
         """The whole answer of the replica that the lease is of; raises where it is lost."""
-        place = await anext(lease, None)
-        if place is None:
-            raise resume.Broken("a replica ended before it said where it is")
-        wanted["avoid"].append(place["replica"])
-        serving.UNDER_WAY[place["replica"]] += 1
-        # A node that is gone may leave its connections open: then the lease ends first.
-        tasks = [asyncio.ensure_future(work) for work in (self.hand_on(place["url"], answer, request, asked), last(lease))]
+        serving.UNDER_WAY[lease.replica] += 1
+        work = asyncio.ensure_future(self.hand_on(lease.url, answer, request, asked))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not tasks[0].done():
+            # A node that is gone may leave its connections open: then the lease ends first.
+            await asyncio.wait((work, lease.end), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
                 raise resume.Broken("a replica is gone")
-            return tasks[0].result()
+            return work.result()
         finally:
-            serving.UNDER_WAY[place["replica"]] -= 1
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            serving.UNDER_WAY[lease.replica] -= 1
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
 
     async def hand_on(self, url, answer, request, asked):
         async with self.session.request(request.method, url + request.path_qs, **asked) as reply:
@@ -149,10 +154,70 @@ class Front:
             return web.Response(status=reply.status, body=whole, headers=kept)
 
 
-async def last(lease):
-    """Waits for the end of a lease."""
-    async for _ in lease:
-        pass
+class Lease:
+    """A place in a replica, until it is given back or the replica is gone."""
+
+    def __init__(self, generator, place):
+        self.generator, self.replica, self.url = generator, place["replica"], place["url"]
+        self.begun = time.monotonic()
+        self.end = asyncio.ensure_future(self._last())
+
+    async def _last(self):
+        try:
+            async for _ in self.generator:
+                pass
+        except ray.exceptions.RayError:
+            pass
+
+    def drop(self):
+        self.end.cancel()
+        self.generator.cancel()
+
+
+class Leases:
+    """Leases of replicas. One costs Ray more than a short answer costs the engine, so each is kept for a moment for the next request.
+
+    For a moment only: new replicas are found by asking Serve, and one that is to end must lose its requests.
+    """
+
+    def __init__(self, ask):
+        self.ask, self.idle, self.known = ask, collections.defaultdict(list), collections.Counter()
+
+    async def take(self, wanted):
+        loads = {name: serving.UNDER_WAY[name] for name, leases in self.known.items() if leases}
+        for name in serving.PREFIXES.order(wanted["keys"], loads, wanted["avoid"])[:1]:
+            while self.idle[name]:
+                lease = self.idle[name].pop()
+                if self.is_good(lease) and name not in wanted["avoid"]:
+                    serving.PREFIXES.remember(wanted["keys"], name)
+                    return lease
+                self.drop(lease)
+        generator = self.ask.remote(wanted)
+        try:
+            place = await anext(generator, None)
+        except BaseException:
+            generator.cancel()
+            raise
+        if place is None:
+            raise resume.Broken("a replica ended before it said where it is")
+        self.known[place["replica"]] += 1
+        return Lease(generator, place)
+
+    def give(self, lease):
+        self.idle[lease.replica].append(lease)
+        asyncio.get_running_loop().call_later(KEEP, self.expire, lease)
+
+    def expire(self, lease):
+        if lease in self.idle[lease.replica] and not self.is_good(lease):
+            self.idle[lease.replica].remove(lease)
+            self.drop(lease)
+
+    def is_good(self, lease):
+        return not lease.end.done() and time.monotonic() < lease.begun + KEEP
+
+    def drop(self, lease):
+        self.known[lease.replica] -= 1
+        lease.drop()
 
 
 class Answer:

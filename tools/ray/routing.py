@@ -77,9 +77,10 @@ class Prefixes:
         return ordered
 
     def remember(self, names, replica):
+        # Single steps, each of which is whole: the front and Serve's router are two threads.
         for name in names:
+            self.homes.pop(name, None)
             self.homes[name] = replica
-            self.homes.move_to_end(name)
         while len(self.homes) > self.capacity:
             self.homes.popitem(last=False)
 

@@ -25,6 +25,7 @@ import routing
 
 # Requests that the front has under way, by replica: it and the router are one process, and Serve's own count lags behind.
 UNDER_WAY = collections.Counter()
+PREFIXES = routing.Prefixes()
 
 
 class Server:
@@ -69,7 +70,7 @@ class PrefixRouter(RequestRouter):
     """By the beginning of the conversation (routing.py). Whether a replica takes a request, queues and backoff stay Serve's."""
 
     def initialize_state(self, slack=4):
-        self._prefixes = routing.Prefixes(slack)
+        PREFIXES.slack = slack
 
     async def choose_replicas(self, candidate_replicas, pending_request=None):
         wanted = _wanted(pending_request)
@@ -77,11 +78,11 @@ class PrefixRouter(RequestRouter):
         loads = {name: UNDER_WAY[name] for name in by_name}
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
-        order = self._prefixes.order(wanted.get("keys", ()), loads, wanted.get("avoid", ()))
+        order = PREFIXES.order(wanted.get("keys", ()), loads, wanted.get("avoid", ()))
         return [[by_name[name]] for name in order]
 
     def on_request_routed(self, pending_request, replica_id, result):
-        self._prefixes.remember(_wanted(pending_request).get("keys", ()), replica_id.unique_id)
+        PREFIXES.remember(_wanted(pending_request).get("keys", ()), replica_id.unique_id)
 
 
 def _wanted(request):
