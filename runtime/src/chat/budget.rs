@@ -7,7 +7,7 @@
 
 use minijinja::machinery::{CodeGenerator, Instruction, Instructions};
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
-use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters, tests};
+use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters, tests as checks};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,13 +75,13 @@ impl Budget {
             environment.add_filter(name, self.paid(filter));
         }
         for (names, test) in [
-            (["eq", "equalto", "=="], Value::from_function(tests::is_eq)),
-            (["ne", "!=", "!="], Value::from_function(tests::is_ne)),
-            (["lt", "lessthan", "<"], Value::from_function(tests::is_lt)),
-            (["le", "<=", "<="], Value::from_function(tests::is_le)),
-            (["gt", "greaterthan", ">"], Value::from_function(tests::is_gt)),
-            (["ge", ">=", ">="], Value::from_function(tests::is_ge)),
-            (["in", "in", "in"], Value::from_function(tests::is_in)),
+            (["eq", "equalto", "=="], Value::from_function(checks::is_eq)),
+            (["ne", "!=", "!="], Value::from_function(checks::is_ne)),
+            (["lt", "lessthan", "<"], Value::from_function(checks::is_lt)),
+            (["le", "<=", "<="], Value::from_function(checks::is_le)),
+            (["gt", "greaterthan", ">"], Value::from_function(checks::is_gt)),
+            (["ge", ">=", ">="], Value::from_function(checks::is_ge)),
+            (["in", "in", "in"], Value::from_function(checks::is_in)),
         ] {
             names.into_iter().for_each(|name| environment.add_test(name, self.paid(test.clone())));
         }
