@@ -35,8 +35,13 @@ impl Budget {
 
     /// Walks through `values` and all that they hold.
     fn charge(&self, values: &[Value]) -> Result<(), Error> {
+        self.charge_indented(values, 0)
+    }
+
+    /// The same, for who writes everything behind `indent` spaces for each level that it is deep.
+    fn charge_indented(&self, values: &[Value], indent: u64) -> Result<(), Error> {
         let mut left = self.0.load(Ordering::Relaxed);
-        let outcome = values.iter().try_for_each(|value| walk(value, &mut left));
+        let outcome = values.iter().try_for_each(|value| walk(value, indent, &mut left));
         self.0.store(left, Ordering::Relaxed);
         outcome
     }
@@ -67,13 +72,22 @@ impl Budget {
             ("split", Value::from_function(filters::split)),
             ("string", Value::from_function(filters::string)),
             ("title", Value::from_function(filters::title)),
-            ("tojson", Value::from_function(filters::tojson)),
             ("trim", Value::from_function(filters::trim)),
             ("unique", Value::from_function(filters::unique)),
             ("upper", Value::from_function(filters::upper)),
         ] {
             environment.add_filter(name, self.paid(filter));
         }
+        let budget = self.clone();
+        environment.add_filter("tojson", move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            // By position or by name.
+            let named =
+                |arg: &Value| arg.get_attr("indent").ok().and_then(|indent| u64::try_from(indent).ok());
+            let given = |arg: &Value| u64::try_from(arg.clone()).ok().or_else(|| named(arg));
+            budget.charge_indented(&args, args.iter().skip(1).find_map(given).unwrap_or(0))?;
+            Value::from_function(filters::tojson).call(state, &args)
+        });
         for (names, test) in [
             (["eq", "equalto", "=="], Value::from_function(checks::is_eq)),
             (["ne", "!=", "!="], Value::from_function(checks::is_ne)),
@@ -134,20 +148,21 @@ fn take(left: &mut u64, cost: u64) -> Result<(), Error> {
     if *left == 0 { Err(Error::from(ErrorKind::OutOfFuel)) } else { Ok(()) }
 }
 
-/// Takes one from `left` for everything in `value`, and for every [`BYTES`] of a string.
-fn walk(value: &Value, left: &mut u64) -> Result<(), Error> {
-    let mut rest = vec![value.clone()];
-    while let Some(value) = rest.pop() {
-        take(left, 1 + value.as_str().map_or(0, |text| text.len() as u64 / BYTES))?;
+/// Takes one from `left` for everything in `value`, and for every [`BYTES`] of a string or of what it is indented by.
+fn walk(value: &Value, indent: u64, left: &mut u64) -> Result<(), Error> {
+    let mut rest = vec![(value.clone(), 0_u64)];
+    while let Some((value, depth)) = rest.pop() {
+        let text = value.as_str().map_or(0, |text| text.len() as u64);
+        take(left, 1 + text.saturating_add(depth.saturating_mul(indent)) / BYTES)?;
         let map = value.kind() == ValueKind::Map;
         if map || matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
             // One by one, so that endless ranges cost no memory.
             for item in value.try_iter()? {
                 take(left, 1)?;
                 if map {
-                    rest.push(value.get_item(&item)?);
+                    rest.push((value.get_item(&item)?, depth + 1));
                 }
-                rest.push(item);
+                rest.push((item, depth + 1));
             }
         }
     }
@@ -269,7 +284,8 @@ mod tests {
             "{% set x = {ns.a: 1, ns.b: 2} %}",
             "{{ {}[ns.a] }}",
             "{% for i in range(30) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a|length }}",
-            "{{ [1] * 10000000 == [1] * 10000000 }}",
+            "{{ [[1]]|tojson(indent=999999999) }}",
+            "{{ [[1]]|tojson(999999999) }}",
         ] {
             let error = render(&format!("{nested}{walk}"), 10_000).expect_err(walk);
             assert_eq!(error.kind(), ErrorKind::OutOfFuel, "{walk}: {error}");
