@@ -78,7 +78,7 @@ impl Budget {
         ] {
             environment.add_filter(name, self.paid(filter));
         }
-        let budget = self.clone();
+        let (budget, tojson) = (self.clone(), Value::from_function(filters::tojson));
         environment.add_filter("tojson", move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
             let args = args.into_values();
             // By position or by name.
@@ -86,7 +86,7 @@ impl Budget {
                 |arg: &Value| arg.get_attr("indent").ok().and_then(|indent| u64::try_from(indent).ok());
             let given = |arg: &Value| u64::try_from(arg.clone()).ok().or_else(|| named(arg));
             budget.charge_indented(&args, args.iter().skip(1).find_map(given).unwrap_or(0))?;
-            Value::from_function(filters::tojson).call(state, &args)
+            tojson.call(state, &args)
         });
         for (names, test) in [
             (["eq", "equalto", "=="], Value::from_function(checks::is_eq)),
