@@ -231,6 +231,7 @@ proptest! {
         let expected = l.iter().position(|x| *x == best).expect("the maximum occurs") as u32;
         let sampled = sample_n(&SamplingParams { temperature: 0.0, seed, ..params(0.0) }, &l, 2);
         prop_assert_eq!(sampled, vec![expected, expected]);
+        prop_assert_eq!(sample_n(&SamplingParams { seed, ..SamplingParams::greedy() }, &l, 1), vec![expected]);
     }
 
     #[test]

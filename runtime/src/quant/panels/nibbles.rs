@@ -70,3 +70,25 @@ pub(super) fn pack<B: Parts>(rows: &[u8], row_bytes: usize, group: &mut [u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_q8_0_has_its_place() {
+        const ROW: usize = 2 * 34;
+        let rows: Vec<u8> = (0..ROWS * ROW).map(|i| (i * 7 + i / 251) as u8).collect();
+        let mut group = vec![0; 2 * block_bytes::<BlockQ8_0>()];
+        pack::<BlockQ8_0>(&rows, ROW, &mut group);
+        for (r, row) in rows.chunks_exact(ROW).enumerate() {
+            for (block, out) in row.chunks_exact(34).zip(group.chunks_exact(ROWS * 34)) {
+                assert_eq!(&out[2 * r..][..2], &block[..2], "scale of row {r}");
+                for (i, &quant) in block[2..].iter().enumerate() {
+                    let at = 2 * ROWS + 4 * (i / 4 * ROWS + r) + i % 4;
+                    assert_eq!(i32::from(out[at]), i32::from(quant as i8) + 128, "quant {i} of row {r}");
+                }
+            }
+        }
+    }
+}
