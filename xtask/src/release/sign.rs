@@ -74,7 +74,15 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         for name in ["ours", "other"] {
             let make = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]);
-            proc::read(&ctx, &make.args([at(name)])).unwrap();
+            if let Err(error) = proc::read(&ctx, &make.args([at(name)])) {
+                let text = format!("{error:#}");
+                assert!(
+                    code_of(&error) == ExitCode::Toolchain && text.contains("could not be started"),
+                    "{text}"
+                );
+                eprintln!("SKIPPED: there is no ssh-keygen here, so nothing can be signed");
+                return;
+            }
         }
         std::fs::write(at("a"), "bytes").unwrap();
         assert_eq!(code_of(&verify(&ctx, &at("ours.pub"), &at("a")).unwrap_err()), ExitCode::NotFound);

@@ -102,8 +102,7 @@ fn ctrl_c_keeps_what_arrived() {
     while site.hub.log().iter().filter(|logged| logged.at_storage).count() < 2 {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
-    assert!(killed.success());
+    signal(&child, libc::SIGINT);
     let ran = finish(child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     assert!(site.is_kept() && site.left().is_empty());

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// More tokens than any test waits for.
 const ENDLESS: [&str; 13] = [
@@ -27,8 +27,7 @@ fn an_interrupt_ends_cleanly_with_the_text_so_far() {
         bitnet(&ENDLESS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut first = [0u8; 1];
     child.stdout.as_mut().expect("piped").read_exact(&mut first).expect("text is streamed");
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
-    assert!(killed.success());
+    signal(&child, libc::SIGINT);
     let ran = finish(child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     assert!(ran.stderr.contains("(interrupted)") && ran.stdout.ends_with('\n'), "{}", ran.stderr);

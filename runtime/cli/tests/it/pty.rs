@@ -148,8 +148,7 @@ impl Terminal {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a signal to a child that was not waited for, so its id is its own.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+        super::support::signal(&self.child, signal);
     }
 
     /// Whether lines are edited by the terminal itself, as a shell expects it.

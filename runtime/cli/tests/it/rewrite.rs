@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use tempfile::TempDir;
 
 fn scratch() -> (TempDir, PathBuf, String) {
@@ -180,8 +180,7 @@ fn an_interrupt_leaves_nothing_behind() {
     while !partial.exists() && child.try_wait().expect("it runs").is_none() {
         std::thread::yield_now();
     }
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
-    assert!(killed.success());
+    signal(&child, libc::SIGINT);
     let ran = finish(child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     assert!(!out.exists());

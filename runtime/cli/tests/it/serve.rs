@@ -4,7 +4,7 @@ use crate::support::*;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 const TRAINED: &str = "fixtures/trained/kjv-b158.gguf";
@@ -27,11 +27,6 @@ impl Served {
         let told: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
         let url = told["url"].as_str().expect("a url");
         Served { child, address: url.strip_prefix("http://").expect("plain").to_owned() }
-    }
-
-    fn signal(&self, name: &str) {
-        let killed = Command::new("kill").args([name, &self.child.id().to_string()]).status();
-        assert!(killed.expect("kill runs").success());
     }
 
     /// Waits for the end; returns the exit code and what it logged.
@@ -120,7 +115,7 @@ fn termination_under_load_finishes_what_was_taken() {
         value("bitnet_queued_requests") + value("bitnet_queue_seconds_count") >= 10.0
     };
     until("all were taken", taken);
-    served.signal("-TERM");
+    signal(&served.child, libc::SIGTERM);
     for (i, client) in clients.into_iter().enumerate() {
         assert_eq!(client.join().expect("an answer"), alone("And it came to pass", 50 + i));
     }
@@ -144,10 +139,10 @@ fn a_hangup_loads_the_model_again_without_losing_a_request() {
         let texts = (0..20).map(|_| complete(&address, "In the beginning", 12));
         texts.collect::<std::collections::BTreeSet<_>>()
     });
-    served.signal("-HUP");
+    signal(&served.child, libc::SIGHUP);
     until("it is swapped", || metric(&served.address, "bitnet_model_swaps_total") == 1.0);
     assert_eq!(client.join().expect("answers"), [alone("In the beginning", 12)].into());
-    served.signal("-INT");
+    signal(&served.child, libc::SIGINT);
     assert_eq!(served.end().0, 0);
 }
 
@@ -158,7 +153,7 @@ fn a_full_disk_behind_the_log_loses_lines_and_nothing_else() {
     for _ in 0..3 {
         assert_eq!(complete(&served.address, "In the beginning", 8), alone("In the beginning", 8));
     }
-    served.signal("-TERM");
+    signal(&served.child, libc::SIGTERM);
     assert_eq!(served.end().0, 0);
 }
 
@@ -184,7 +179,7 @@ fn ten_thousand_idle_connections_hold_up_nobody() {
     assert_eq!(complete(&served.address, "In the beginning", 8), alone("In the beginning", 8));
     drop(idle);
     until("all are closed", || metric(&served.address, "bitnet_connections") == 1.0);
-    served.signal("-TERM");
+    signal(&served.child, libc::SIGTERM);
     assert_eq!(served.end().0, 0);
 }
 

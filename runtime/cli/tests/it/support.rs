@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// File names of the good fixtures: every architecture and tensor type.
 pub fn fixtures() -> Vec<String> {
@@ -60,6 +60,12 @@ impl Ran {
 
 pub fn run(args: &[&str]) -> Ran {
     finish(bitnet(args).output().expect("the binary starts"))
+}
+
+/// Sends a signal, without a program that may not be there.
+pub fn signal(child: &Child, signal: i32) {
+    // SAFETY: the child was not waited for, so its id is its own.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
 }
 
 pub fn finish(output: Output) -> Ran {
