@@ -15,14 +15,15 @@ const THREADS: usize = 512;
 /// Values of one slot; slots are 16 bytes.
 const SLOT: usize = 3;
 /// As the constants of the same names in kernels/decode.cu.
-const MAX_SPLITS: usize = 16;
+const MAX_SPLITS: usize = 26;
+const MAX_PIECES: usize = 16;
+const PIECE: usize = 11;
 const MAX_RESULTS: usize = 512;
 const MAX_HEAD_ROWS: usize = 1216;
-const PART_SLOTS: usize = (4_usize * 128 + 8).div_ceil(SLOT);
 /// Contexts of up to so many positions are attended to by query heads alone.
 const SHORT: usize = 512;
-/// Positions of one run of attention in longer contexts.
-const RUN: usize = 256;
+/// Positions of one run of attention in longer contexts, at least.
+const RUN: usize = 32;
 
 /// Memory and launch shape.
 pub struct Plan {
@@ -98,7 +99,7 @@ impl Plan {
             slots(config.hidden),
             slots(config.feed_forward),
             slots(config.hidden),
-            config.kv_heads * MAX_SPLITS * PART_SLOTS,
+            config.kv_heads * MAX_PIECES * MAX_SPLITS * (PIECE + 1),
             2 * grid,
         ];
         let mut total = 0;

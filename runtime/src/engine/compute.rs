@@ -6,8 +6,8 @@ use super::counters::{Counters, ThreadState, number};
 use super::repack::rows_per_chunk;
 use crate::kernels::{Columns, KernelSet, MatmulKernel, PanelTile, Shape, Tile};
 use crate::model::{Linear, Matrix};
-use crate::quant::activation::{ActivationQuant, ActivationType};
-use crate::quant::panels::ROWS;
+use crate::quant::activation::{ActivationQuant, ActivationType, I8_TOKEN_HEADER};
+use crate::quant::panels::{AlignedBytes, ROWS};
 use crate::tensor::TensorType;
 use crate::threads::ThreadPool;
 use std::time::Instant;
@@ -22,14 +22,14 @@ pub(super) struct Compute<'a> {
 
 /// Memory of matrix products.
 pub(super) struct Scratch {
-    packed: Vec<u8>,
+    packed: AlignedBytes,
 }
 
 impl Scratch {
     /// For inputs of up to `rows` rows of up to `columns`.
     pub(super) fn new(rows: usize, columns: usize) -> Self {
-        // F32 rows are the longest: four bytes each; an int8 row has a header of eight.
-        Scratch { packed: vec![0; rows * (4 * columns + 8)] }
+        // F32 rows are the longest: four bytes each; an int8 row has a header.
+        Scratch { packed: AlignedBytes::zeroed(rows * (4 * columns + I8_TOKEN_HEADER)) }
     }
 }
 

@@ -27,7 +27,7 @@ pub use batch::{Answer, Batch, Best, Sequences, Want};
 use crate::gguf::{Gguf, Mapping};
 use crate::kernels::profile::Profile;
 use crate::kernels::select::KernelRequest;
-use crate::kernels::{KernelSet, MatmulKernel, Shape};
+use crate::kernels::{KernelSet, MatmulKernel, Shape, SimdLevel};
 use crate::model::{Matrix, Model, WeightOptions};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::threads::ThreadPool;
@@ -49,8 +49,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use taps::TapSink;
 
-/// Tokens evaluated together in a prefill.
+/// Tokens evaluated together in a prefill; with AMX more, since there unpacking weights costs a quarter of multiplying with 128.
 const PREFILL_CHUNK: usize = 128;
+const PREFILL_CHUNK_AMX: usize = 256;
 /// Positions whose logits are computed together when all are wanted: bounds the memory of large vocabularies.
 const LOGITS_CHUNK: usize = 8;
 /// Context without `--ctx-size`, where the model allows more.
@@ -180,8 +181,9 @@ impl Engine {
         let mut pool = ThreadPool::new(threads).map_err(|source| {
             Error::limit(format!("cannot start {threads} threads: {source}"), "choose fewer --threads")
         })?;
+        let chunk = if kernels.level == SimdLevel::AmxInt8 { PREFILL_CHUNK_AMX } else { PREFILL_CHUNK };
         let limits = Limits {
-            tokens: PREFILL_CHUNK.min(context.saturating_mul(sequences)),
+            tokens: chunk.min(context.saturating_mul(sequences)),
             logits_rows: LOGITS_CHUNK.min(context.saturating_mul(sequences)),
             threads: pool.threads(),
         };

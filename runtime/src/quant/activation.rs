@@ -58,7 +58,8 @@ pub enum ActivationType {
     Q8_1,
     /// Per 256 values: f32 d, 256 i8, 16 i16 sums of 16 (ggml `block_q8_K`, 292 bytes).
     Q8K,
-    /// Per row: f32 scale (127 / absmax, absmax at least 1e-5), i32 sum of the quants, then `k` i8.
+    /// Per row: f32 scale (127 / absmax, absmax at least 1e-5), i32 sum of the quants, and from byte 64 on `k` i8: so that rows
+    /// of whole cache lines stay whole.
     I8Token,
 }
 
@@ -103,7 +104,7 @@ impl ActivationType {
             ActivationType::Q8_0 => k / 32 * 34,
             ActivationType::Q8_1 => k / 32 * 36,
             ActivationType::Q8K => k / 256 * 292,
-            ActivationType::I8Token => k + 8,
+            ActivationType::I8Token => I8_TOKEN_HEADER + k,
         }
     }
 
@@ -117,15 +118,15 @@ impl ActivationType {
     }
 }
 
-/// Bytes before the quants of an [`ActivationType::I8Token`] row: its scale and its sum.
-pub const I8_TOKEN_HEADER: usize = 8;
+/// Bytes before the quants of an [`ActivationType::I8Token`] row: its scale, its sum, and room.
+pub const I8_TOKEN_HEADER: usize = 64;
 
 /// Scale and sum of an [`ActivationType::I8Token`] row, and its quants.
 #[inline]
 pub fn i8_token_parts(row: &[u8]) -> (f32, i32, &[u8]) {
-    let (scale, rest) = row.split_first_chunk().expect("an I8Token row starts with its scale");
-    let (sum, quants) = rest.split_first_chunk().expect("an I8Token row has its sum after the scale");
-    (f32::from_le_bytes(*scale), i32::from_le_bytes(*sum), quants)
+    let (header, quants) = row.split_first_chunk::<I8_TOKEN_HEADER>().expect("an I8Token row has its header");
+    let [a, b, c, d, e, f, g, h, ..] = *header;
+    (f32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]), quants)
 }
 
 /// Quantizes `x` into `out`. Panics unless `x` is a whole number of blocks and `out` has
@@ -203,7 +204,7 @@ pub(crate) fn i8_token(x: &[f32], out: &mut [u8]) {
         *out = q as i8 as u8;
     }
     header[..4].copy_from_slice(&scale.to_le_bytes());
-    header[4..].copy_from_slice(&sum.to_le_bytes());
+    header[4..8].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// An infinite value has the scale 0, and their product is NaN.
@@ -298,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_tiny_token_keeps_the_floor() {
-        let mut out = vec![0; 8 + 2];
+        let mut out = vec![0; I8_TOKEN_HEADER + 2];
         quantize_activation(ActivationType::I8Token, &[1e-6, -1e-6], &mut out);
         assert_eq!(i8_token_parts(&out), (127.0 / 1e-5, 0, &[13, 243][..]));
     }

@@ -12,13 +12,13 @@
 constexpr int THREADS = 512;
 constexpr int WARPS = THREADS / 32;
 constexpr int HEAD_WORDS = 5;   // chunks of 16 elements of a head row per lane
-constexpr int MAX_SPLITS = 16;
+constexpr int MAX_SPLITS = 26;   // runs of one KV head
+constexpr int PIECE = 11;         // slots of a head that are merged together
 constexpr int MAX_PAGES = 256;
 constexpr int MAX_LAYERS = 64;
 constexpr int MAX_RESULTS = 512;
 constexpr int DOWN_PARTS = 4;   // warps that share a row of the down projection
 constexpr int MAX_HEAD_ROWS = 1216;
-constexpr int GROUP = 4;        // query heads of one KV head that are taken together in a long context
 constexpr int KEPT = 128;       // positions whose values are copied to shared memory in a short context
 constexpr int SHORT = 512;      // positions of a short context at most, as in cuda::decode
 
@@ -52,11 +52,31 @@ static_assert(sizeof(Decode) == 256, "cuda::params has the same");
 // The four products of a layer, and the regions of shared memory with this block's rows of them.
 enum Phase { QKV, OUT, UP, DOWN, PHASES, VALUES = PHASES, BARRIERS };
 
-using Four = AttendBlock<THREADS, GROUP>;
-constexpr int PART = GROUP * MAX_DIM + 2 * GROUP, PART_SLOTS = (PART + 2) / 3;
+// The rows of a vector that a block computes: whole slots.
+struct Rows {
+    int slot, slots, first, count;
+    static __device__ __forceinline__ Rows of(int n) {
+        const int total = slots_of(n), slot = first_slot(total, blockIdx.x, gridDim.x), slots = first_slot(total, blockIdx.x + 1, gridDim.x) - slot;
+        return Rows{slot, slots, EACH_SLOT * slot, min(EACH_SLOT * (slot + slots), n) - EACH_SLOT * slot};
+    }
+};
+
+// This block's share; the same through a launch. It is kept in shared memory: in registers it was in the way of everything else,
+// and what the compiler then puts aside lies in local memory, for which the L1 cache beside so much shared memory is too small.
+struct Facts {
+    Rows qkv, hidden, ffn;
+    uint32_t region[PHASES], act;              // offsets in the block's memory
+    int query, kv;                             // elements of a token's queries, and of its keys
+    int hidden_slots, attn_slots, layer_slots; // of norm weights
+    double over_hidden, over_query, over_ffn;  // 1 / n
+};
+
+using Block = AttendBlock<THREADS>;
+constexpr int MAX_PIECES = GROUP * (((MAX_DIM + 2) / 3 + PIECE - 1) / PIECE);
 
 struct Shared {
     uint64_t barriers[BARRIERS];
+    Facts facts;
     double squares[WARPS];
     float largest[WARPS];
     int sums[2];  // of the quants: of even and of odd phases
@@ -66,20 +86,21 @@ struct Shared {
     int pages[MAX_PAGES];
     union {
         struct {
-            float raw[GROUP * MAX_DIM + 8], fresh[2 * MAX_DIM + 8];
-            float query[GROUP * MAX_DIM];
             __align__(16) __half key[MAX_DIM], value[MAX_DIM];
-            float2 angles[MAX_DIM / 2];
-            float flat[PART + 3];
             union __align__(128) {
                 struct {
+                    float query[MAX_DIM];
                     double sums[WARPS];
                     float scores[SHORT], maxima[WARPS];
                     __align__(16) float parts[WARPS][MAX_DIM];
                     __align__(128) __half values[KEPT * MAX_DIM];
                 } exact;
-                Four::Shared four;
-                float merge[MAX_SPLITS][PART];
+                struct {
+                    __align__(16) __half query[GROUP * MAX_DIM];
+                    float flat[GROUP * MAX_DIM + EACH_SLOT];
+                    float2 weights[GROUP];
+                    Block::Shared block;
+                } runs;
             };
         } attention;
         struct {
@@ -100,44 +121,31 @@ __device__ __forceinline__ Shared& shared() { return *reinterpret_cast<Shared*>(
 // What a launch needs to know of this file: shared memory before the regions.
 extern "C" __device__ int decode_shared_bytes = (sizeof(Shared) + 127) / 128 * 128;
 
-struct Rows {
-    int slot, slots, first, count;
-    __device__ __forceinline__ Rows(int n) {
-        const int total = slots_of(n);
-        slot = first_slot(total, blockIdx.x, gridDim.x), slots = first_slot(total, blockIdx.x + 1, gridDim.x) - slot;
-        first = EACH_SLOT * slot, count = min(EACH_SLOT * (slot + slots), n) - first;
-    }
-};
-
-// This block's share; the same through a launch.
 struct Place {
     const Decode& p;
     Shared& s;
     uint8_t* memory;
-    Rows qkv, hidden, ffn;
-    uint32_t region[PHASES], act;  // offsets in `memory`
-    int query, kv;                 // elements of a token's queries, and of its keys
-    double over_hidden, over_query, over_ffn;  // 1 / n
+    const Facts& f;
 
     template <int PHASE> __device__ __forceinline__ int columns() const {
-        return PHASE == OUT ? query : PHASE == DOWN ? p.ffn : p.hidden;
+        return PHASE == OUT ? f.query : PHASE == DOWN ? p.ffn : p.hidden;
     }
     template <int PHASE> __device__ __forceinline__ const Rows& rows() const {
-        return PHASE == QKV ? qkv : PHASE == UP ? ffn : hidden;
+        return PHASE == QKV ? f.qkv : PHASE == UP ? f.ffn : f.hidden;
     }
     // Starts the copies of this block's rows of `layer`, called by one thread: of both matrices of UP in two calls, gate first.
     template <int PHASE> __device__ __forceinline__ void fetch(int layer, bool second = false) const {
         const int bytes = columns<PHASE>() / 4;
         const Rows& mine = rows<PHASE>();
         long long at = static_cast<long long>(mine.first) * bytes;
-        if constexpr (PHASE > QKV) at += static_cast<long long>(query + 2 * kv) * (p.hidden / 4);
-        if constexpr (PHASE > OUT) at += static_cast<long long>(p.hidden) * (query / 4);
+        if constexpr (PHASE > QKV) at += static_cast<long long>(f.query + 2 * f.kv) * (p.hidden / 4);
+        if constexpr (PHASE > OUT) at += static_cast<long long>(p.hidden) * (f.query / 4);
         if constexpr (PHASE > UP) at += 2ll * p.ffn * (p.hidden / 4);
         const uint32_t barrier = shared_address(&s.barriers[PHASE]), size = mine.count * bytes;
         const uint8_t* from = p.weights + layer * p.layer_bytes + at + (second ? static_cast<long long>(p.ffn) * bytes : 0);
         if (PHASE == UP && !second) barrier_expect_more(barrier, size);
         else barrier_expect(barrier, size);
-        if (size) bulk_copy(shared_address(memory + region[PHASE]) + (second ? size : 0), from, size, barrier);
+        if (size) bulk_copy(shared_address(memory + f.region[PHASE]) + (second ? size : 0), from, size, barrier);
     }
     // What is copied while this block multiplies in a phase of `layer`, when nobody waits for others; the first half of UP follows
     // during attention. Where copies run, what blocks tell each other arrives thousands of cycles later.
@@ -205,7 +213,7 @@ __device__ __forceinline__ void receive_input(const Place& x, const uint4* slots
         for (int i = 0; i < EACH; i++)
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++) squares[(i * EACH_SLOT + j) % 2] += static_cast<double>(__fmul_rn(v[i].v[j], v[i].v[j]));
-        const double over = PHASE == DOWN ? x.over_ffn : PHASE == OUT ? x.over_query : x.over_hidden;
+        const double over = PHASE == DOWN ? x.f.over_ffn : PHASE == OUT ? x.f.over_query : x.f.over_hidden;
         const float inverse = inverse_rms(sum_threads<HERE>(squares[0] + squares[1], s.squares), over, x.p.eps);
         float largest = 0.0f;
 #pragma unroll
@@ -221,7 +229,7 @@ __device__ __forceinline__ void receive_input(const Place& x, const uint4* slots
         wait_for<HERE>();
         const float scale = token_scale(warp_max_positive(s.largest[lane < HERE / 32 ? lane : 0]));
         uint32_t sum = 0;
-        uint8_t* act = shared_memory() + x.act;
+        uint8_t* act = shared_memory() + x.f.act;
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const int slot = tid + i * HERE;
@@ -255,8 +263,8 @@ template <int PHASE> __device__ __forceinline__ void multiply(const Place& x) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, words = x.columns<PHASE>() / 16;
     const int rows = (PHASE == UP ? 2 : 1) * x.rows<PHASE>().count, part = warp % PARTS;
     const int first = words * part / PARTS + lane, last = words * (part + 1) / PARTS;
-    const uint4* act = reinterpret_cast<const uint4*>(shared_memory() + x.act);
-    const uint32_t* packed = reinterpret_cast<const uint32_t*>(shared_memory() + x.region[PHASE]) + first;
+    const uint4* act = reinterpret_cast<const uint4*>(shared_memory() + x.f.act);
+    const uint32_t* packed = reinterpret_cast<const uint32_t*>(shared_memory() + x.f.region[PHASE]) + first;
     uint4 a[WORDS];
 #pragma unroll
     for (int i = 0; i < WORDS; i++) a[i] = first + 32 * i < last ? act[first + 32 * i] : make_uint4(0, 0, 0, 0);
@@ -304,7 +312,7 @@ __device__ __forceinline__ void product(const Place& x, const uint4* from, uint4
     // The last warp starts copies; it has rows of its own in the down projection alone.
     if (threadIdx.x == THREADS - 32) x.fetch_ahead<PHASE>(layer, next);
     if (PHASE == DOWN || warp < WARPS - 1) multiply<PHASE>(x);
-    const int which = PHASE == QKV ? (mine.first + i >= x.query) + (mine.first + i >= x.query + x.kv) : PHASE == OUT ? 3 : PHASE == UP ? 4 : 6;
+    const int which = PHASE == QKV ? (mine.first + i >= x.f.query) + (mine.first + i >= x.f.query + x.f.kv) : PHASE == OUT ? 3 : PHASE == UP ? 4 : 6;
     const float2 scale = scales[which], of_up = scales[5];
     __syncthreads();
     // Ten slots a warp: lane l has value l of them.
@@ -339,10 +347,11 @@ __device__ __forceinline__ void better(float& score, int& row, float other, int 
 
 // The token with the highest logit. Every row gets an approximate score from its int8 copy and a bound of the error;
 // rows that may still be the best are computed from their half floats, in the order of `head_row`.
-__device__ __forceinline__ int choose(const Place& x, const Rows& vocab, const float* normed, uint32_t ticket) {
+__device__ __forceinline__ int choose(const Place& x, const float* normed, uint32_t ticket) {
     const Decode& p = x.p;
     auto& s = x.s.head;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, blocks = gridDim.x;
+    const Rows vocab = Rows::of(p.vocab);
     const HeadInput<HEAD_WORDS> input(normed, p.hidden, s.red, s.bytes);
     float low = -INFINITY;
 #pragma unroll 1
@@ -395,14 +404,20 @@ __device__ __forceinline__ int choose(const Place& x, const Rows& vocab, const f
 template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
     extern __shared__ __align__(128) uint8_t memory[];
     Shared& s = *reinterpret_cast<Shared*>(memory);
-    const int tid = threadIdx.x, query = p.heads * p.head_dim, kv = p.kv_heads * p.head_dim;
-    Place x{p, s, memory, Rows(query + 2 * kv), Rows(p.hidden), Rows(p.ffn), {}, 0, query, kv, 1.0 / p.hidden, 1.0 / query, 1.0 / p.ffn};
-    x.region[QKV] = (sizeof(Shared) + 127) / 128 * 128;
-    x.region[OUT] = x.region[QKV] + x.qkv.count * (p.hidden / 4);
-    x.region[UP] = x.region[OUT] + x.hidden.count * (query / 4);
-    x.region[DOWN] = x.region[UP] + 2 * x.ffn.count * (p.hidden / 4);
-    x.act = x.region[DOWN] + x.hidden.count * (p.ffn / 4);
+    const int tid = threadIdx.x;
+    const Place x{p, s, memory, s.facts};
     if (tid == 0) {
+        const int query = p.heads * p.head_dim, kv = p.kv_heads * p.head_dim;
+        Facts f{Rows::of(query + 2 * kv), Rows::of(p.hidden), Rows::of(p.ffn)};
+        f.query = query, f.kv = kv, f.over_hidden = 1.0 / p.hidden, f.over_query = 1.0 / query, f.over_ffn = 1.0 / p.ffn;
+        f.region[QKV] = (sizeof(Shared) + 127) / 128 * 128;
+        f.region[OUT] = f.region[QKV] + f.qkv.count * (p.hidden / 4);
+        f.region[UP] = f.region[OUT] + f.hidden.count * (query / 4);
+        f.region[DOWN] = f.region[UP] + 2 * f.ffn.count * (p.hidden / 4);
+        f.act = f.region[DOWN] + f.hidden.count * (p.ffn / 4);
+        f.hidden_slots = slots_of(p.hidden), f.attn_slots = p.heads * slots_of(p.head_dim);
+        f.layer_slots = 2 * f.hidden_slots + f.attn_slots + slots_of(p.ffn);
+        s.facts = f;
 #pragma unroll
         for (int i = 0; i < BARRIERS; i++) barrier_init(shared_address(&s.barriers[i]));
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -413,11 +428,8 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
     for (int i = tid; i <= (p.position + p.count - 1) / PAGE; i += THREADS) s.pages[i] = p.pages[i];
     __syncthreads();
 
-    const Rows vocab(p.vocab);
-    const int hidden_slots = slots_of(p.hidden), attn_slots = p.heads * slots_of(p.head_dim);
-    const int layer_slots = 2 * hidden_slots + attn_slots + slots_of(p.ffn);
     const int own = tid / 32 * 30 + tid % 32;  // the value of the residual stream that this thread keeps
-    const bool owns = tid % 32 < 30 && own < x.hidden.count;
+    const bool owns = tid % 32 < 30 && own < x.f.hidden.count;
     float h = 0.0f;
     int token = *p.first;
     uint32_t parity = 0, ticket = p.ticket;
@@ -427,50 +439,51 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
         const Share<WHOLE> share(x, position + 1);
         const bool attends = !share.idle(x);
         ticket++;
-        h = owns ? __half2float(p.embedding[static_cast<long long>(token) * p.hidden + x.hidden.first + own]) : 0.0f;
+        h = owns ? __half2float(p.embedding[static_cast<long long>(token) * p.hidden + x.f.hidden.first + own]) : 0.0f;
         {
             const float second = __shfl_down_sync(ALL, h, 1), third = __shfl_down_sync(ALL, h, 2);
-            if (owns && tid % 32 % EACH_SLOT == 0) publish(p.out + x.hidden.slot + own / EACH_SLOT, h, second, third, ticket);
+            if (owns && tid % 32 % EACH_SLOT == 0) publish(p.out + x.f.hidden.slot + own / EACH_SLOT, h, second, third, ticket);
         }
 #pragma unroll 1
         for (int layer = 0; layer < p.layers; layer++, parity ^= 1) {
-            const float4* norm = p.norms + static_cast<long long>(layer) * layer_slots;
+            const float4* norm = p.norms + static_cast<long long>(layer) * x.f.layer_slots;
             const float2* scales = s.scales + layer * 7;
             const int next = layer + 1 < p.layers ? layer + 1 : step + 1 == p.count ? -1 : 0;
-            if (attends) prefetch_cache(x, layer, share);
+            if constexpr (WHOLE)
+                if (attends) prefetch_cache(x, layer, share);
             const uint32_t taken = ticket++;
             product<QKV>(x, p.out, p.qkv, norm, scales, taken, ticket, parity, layer, next, h);
             if constexpr (WHOLE) {
                 if (attends) attend_exactly(p, layer, position, share.unit, ticket, parity);
             } else {
-                if (attends) attend_runs(x, layer, position, share, ticket);
+                if (attends) attend_runs(p, layer, position, share, ticket);
             }
             // Others are at attention for a while, which reads nothing from memory once the queries are there.
             if (tid == THREADS - 32) {
                 receive(p.qkv, ticket);
                 x.fetch<UP>(layer);
             }
-            norm += hidden_slots;
+            norm += x.f.hidden_slots;
             product<OUT>(x, p.attn, p.mid, norm, scales, ticket, ticket, parity, layer, next, h);
-            norm += attn_slots;
+            norm += x.f.attn_slots;
             product<UP>(x, p.mid, p.act, norm, scales, ticket, ticket, parity, layer, next, h);
-            norm += hidden_slots;
+            norm += x.f.hidden_slots;
             product<DOWN>(x, p.act, p.out, norm, scales, ticket, ticket, parity, layer, next, h);
         }
         // New keys and values are there before anything of the next token is.
         if (attends) __threadfence();
         // The final norm, in the memory of `act`.
-        float* normed = reinterpret_cast<float*>(memory + x.act);
+        float* normed = reinterpret_cast<float*>(memory + x.f.act);
         __syncthreads();
         double squares = 0.0;
 #pragma unroll 1
-        for (int slot = tid; slot < hidden_slots; slot += THREADS) {
+        for (int slot = tid; slot < x.f.hidden_slots; slot += THREADS) {
             const Slot found = receive(p.out + slot, ticket);
 #pragma unroll
             for (int j = 0; j < EACH_SLOT; j++)
                 if (EACH_SLOT * slot + j < p.hidden) squares += static_cast<double>(__fmul_rn(found.v[j], found.v[j])), normed[EACH_SLOT * slot + j] = found.v[j];
         }
-        const float inverse = inverse_rms(sum_threads<THREADS>(squares, s.squares), x.over_hidden, p.eps);
+        const float inverse = inverse_rms(sum_threads<THREADS>(squares, s.squares), x.f.over_hidden, p.eps);
 #pragma unroll 1
         for (int i = tid; i < p.hidden; i += THREADS) {
             const float v = __fmul_rn(__fmul_rn(normed[i], inverse), p.final_norm[i]);
@@ -479,7 +492,7 @@ template <bool WHOLE> __device__ __forceinline__ void decode(const Decode& p) {
         }
         if (!p.choose) return;
         __syncthreads();
-        token = choose(x, vocab, normed, ticket);
+        token = choose(x, normed, ticket);
         if (blockIdx.x == 0 && tid == 0) p.tokens[step] = token;
         __syncthreads();
     }

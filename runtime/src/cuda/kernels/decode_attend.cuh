@@ -14,85 +14,50 @@ template <bool WHOLE> struct Share {
         if constexpr (WHOLE) {
             head = unit / (x.p.heads / x.p.kv_heads);
         } else {
-            splits = max(1, min(min(MAX_SPLITS, static_cast<int>(gridDim.x) / x.p.kv_heads), (positions + x.p.run - 1) / x.p.run));
+            const int most = max(1, min(min(MAX_SPLITS, static_cast<int>(gridDim.x) / x.p.kv_heads), (positions + x.p.run - 1) / x.p.run));
+            const int run = ((positions + most - 1) / most + UNIT - 1) / UNIT * UNIT;
+            splits = (positions + run - 1) / run;
             unit = block / splits, split = block % splits, head = unit;
-            const int run = (positions + splits - 1) / splits;
-            first = min(split * run, positions), last = min(first + run, positions);
+            first = split * run, last = min(first + run, positions);
         }
     }
     __device__ __forceinline__ bool idle(const Place& x) const { return unit >= (WHOLE ? x.p.heads : x.p.kv_heads); }
 };
 
-// Starts bringing what attention of `layer` will read: in a short context the first values to shared memory and keys to the L2
-// cache, by one thread; in a long one all to the L2 cache.
-template <bool WHOLE> __device__ __forceinline__ void prefetch_cache(const Place& x, int layer, const Share<WHOLE>& u) {
-    if constexpr (WHOLE) {
-        if (threadIdx.x != THREADS - 1) return;
-        const CacheRun keys(x.p.cache, x.s.pages, layer, 0, u.head), values(x.p.cache, x.s.pages, layer, 1, u.head);
-        const int row = x.p.head_dim * 2, older = u.last - 1;
-        const uint32_t barrier = shared_address(&x.s.barriers[VALUES]), to = shared_address(x.s.attention.exact.values);
-        // What lies there was written by ordinary stores, here and by other blocks.
-        asm volatile("fence.proxy.async;" ::: "memory");
-        barrier_expect(barrier, min(older, KEPT) * row);
+// Starts bringing what attention of `layer` will read in a short context, by one thread: the first values to shared memory, all
+// else to the L2 cache.
+__device__ __forceinline__ void prefetch_cache(const Place& x, int layer, const Share<true>& u) {
+    if (threadIdx.x != THREADS - 1) return;
+    const CacheRun keys(x.p.cache, x.s.pages, layer, 0, u.head), values(x.p.cache, x.s.pages, layer, 1, u.head);
+    const int row = x.p.head_dim * 2, older = u.last - 1;
+    const uint32_t barrier = shared_address(&x.s.barriers[VALUES]), to = shared_address(x.s.attention.exact.values);
+    // What lies there was written by ordinary stores, here and by other blocks.
+    asm volatile("fence.proxy.async;" ::: "memory");
+    barrier_expect(barrier, min(older, KEPT) * row);
 #pragma unroll 1
-        for (int at = 0; at < older; at += PAGE) {
-            const int bytes = min(older - at, PAGE) * row;
-            if (at < KEPT) bulk_copy(to + at * row, values.row(at), bytes, barrier);
-            else bulk_prefetch(values.row(at), bytes);
-            bulk_prefetch(keys.row(at), bytes);
-        }
-    } else {
-        const int lines = (x.p.head_dim + 63) / 64;  // of 128 bytes, per row
-#pragma unroll 1
-        for (int i = threadIdx.x; i < (u.last - u.first) * 2 * lines; i += THREADS) {
-            const int row = i / (2 * lines), part = i % (2 * lines);
-            const CacheRun run(x.p.cache, x.s.pages, layer, part / lines, u.head);
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(run.row(u.first + row) + part % lines * 64));
-        }
+    for (int at = 0; at < older; at += PAGE) {
+        const int bytes = min(older - at, PAGE) * row;
+        if (at < KEPT) bulk_copy(to + at * row, values.row(at), bytes, barrier);
+        else bulk_prefetch(values.row(at), bytes);
+        bulk_prefetch(keys.row(at), bytes);
     }
 }
 
-// Publishes `n` values of shared memory from slot `to` on.
-__device__ __forceinline__ void publish_all(uint4* to, const float* values, int n, uint32_t ticket) {
-#pragma unroll 1
-    for (int slot = threadIdx.x; slot < slots_of(n); slot += THREADS) {
-        const int k = 3 * slot;
-        publish(to + slot, values[k], k + 1 < n ? values[k + 1] : 0.0f, k + 2 < n ? values[k + 2] : 0.0f, ticket);
-    }
-}
-
-// One head of attention, to slots of its own.
-__device__ __forceinline__ void publish_head(uint4* to, const float* values, int n, uint32_t ticket) {
-    const int k = EACH_SLOT * threadIdx.x;
-    if (k >= n) return;
-    publish(to + threadIdx.x, values[k], k + 1 < n ? values[k + 1] : 0.0f, k + 2 < n ? values[k + 2] : 0.0f, ticket);
-}
-
-// Element d of a head after RoPE.
-__device__ __forceinline__ float rotated(const Decode& p, const float2* angles, const float* v, int d) {
-    if (d >= p.rope_dim) return v[d];
-    const int pairs = p.rope_dim / 2, pair = p.neox ? (d >= pairs ? d - pairs : d) : d / 2;
-    const bool second = p.neox ? d >= pairs : d % 2;
-    const float a = v[p.neox ? pair : 2 * pair], b = v[p.neox ? pair + pairs : 2 * pair + 1];
-    const float2 angle = angles[pair];
-    return second ? fmaf(a, angle.y, b * angle.x) : fmaf(a, angle.x, -(b * angle.y));
-}
-
-// Waits for queries [q0, q0 + wanted), and the new key and value of KV head `head`: 256 threads for queries, 128 for each of the
-// others.
-__device__ __forceinline__ void receive_heads(const Place& x, int q0, int wanted, int head, uint32_t ticket) {
-    const int tid = threadIdx.x, dim = x.p.head_dim;
-    auto& s = x.s.attention;
-    const int start = tid < 256 ? q0 : tid < 384 ? x.query + head * dim : x.query + x.kv + head * dim;
-    const int slot = start / EACH_SLOT + (tid < 256 ? tid : tid % 128), end = start + (tid < 256 ? wanted : dim);
-    if (slot * EACH_SLOT >= end) return;
-    const Slot found = receive(x.p.qkv + slot, ticket);
-    float* to = (tid < 256 ? s.raw : tid < 384 ? s.fresh : s.fresh + MAX_DIM) - start;
-#pragma unroll
-    for (int j = 0; j < EACH_SLOT; j++) {
-        const int k = slot * EACH_SLOT + j;
-        if (k >= start && k < end) to[k] = found.v[j];
-    }
+// Waits for element `at` of the vector that starts at `start` of the slots with queries, keys and values, and for the one that
+// RoPE pairs it with; returns it rotated, where `turns` says so.
+__device__ __forceinline__ float receive_rotated(const Decode& p, int start, int at, bool turns, int position, uint32_t ticket) {
+    const int pairs = p.rope_dim / 2;
+    turns = turns && at < p.rope_dim;
+    const int pair = p.neox ? (at >= pairs ? at - pairs : at) : at / 2, other = p.neox ? (at >= pairs ? at - pairs : at + pairs) : at ^ 1;
+    const bool second = p.neox ? at >= pairs : at % 2;
+    const int mine = start + at, its = turns ? start + other : mine;
+    float2 angle = make_float2(1.0f, 0.0f);
+    if (turns) angle = p.angles[static_cast<long long>(position) * pairs + pair];
+    Slot a = look(p.qkv + mine / EACH_SLOT), b = look(p.qkv + its / EACH_SLOT);
+    while (a.ticket != ticket || b.ticket != ticket) a = look(p.qkv + mine / EACH_SLOT), b = look(p.qkv + its / EACH_SLOT);
+    auto element = [](const Slot& from, int i) { return i == 0 ? from.v[0] : i == 1 ? from.v[1] : from.v[2]; };
+    const float v = element(a, mine % EACH_SLOT), w = element(b, its % EACH_SLOT);
+    return !turns ? v : second ? fmaf(w, angle.y, v * angle.x) : fmaf(v, angle.x, -(w * angle.y));
 }
 
 // Attention of query head `unit`, in the CPU's order of operations (kernels::arch::all::attention is the definition).
@@ -116,20 +81,9 @@ __device__ __noinline__ void attend_exactly(const Decode& p, int layer, int newe
     load_keys(warp * 8 + lane / 4);
     // 128 threads each for the query, the new key and the new value: element `at` and the one that RoPE pairs it with.
     if (const int of = tid / MAX_DIM, at = tid % MAX_DIM; of != 3 && at < dim) {
-        const int start = of == 0 ? unit * dim : p.heads * dim + ((of == 2 ? p.kv_heads : 0) + head) * dim, pairs = p.rope_dim / 2;
-        const bool turns = of != 2 && at < p.rope_dim;
-        const int pair = p.neox ? (at >= pairs ? at - pairs : at) : at / 2, other = p.neox ? (at >= pairs ? at - pairs : at + pairs) : at ^ 1;
-        const bool second = p.neox ? at >= pairs : at % 2;
-        const int mine = start + at, its = turns ? start + other : mine;
-        float2 angle = make_float2(1.0f, 0.0f);
-        if (turns) angle = p.angles[static_cast<long long>(newest) * pairs + pair];
-        Slot a = look(p.qkv + mine / EACH_SLOT), b = look(p.qkv + its / EACH_SLOT);
-        while (a.ticket != ticket || b.ticket != ticket) a = look(p.qkv + mine / EACH_SLOT), b = look(p.qkv + its / EACH_SLOT);
-        auto element = [](const Slot& from, int i) { return i == 0 ? from.v[0] : i == 1 ? from.v[1] : from.v[2]; };
-        float v = element(a, mine % EACH_SLOT);
-        const float w = element(b, its % EACH_SLOT);
-        if (turns) v = second ? fmaf(w, angle.y, v * angle.x) : fmaf(v, angle.x, -(w * angle.y));
-        if (of == 0) s.query[at] = round_half(v);
+        const int start = of == 0 ? unit * dim : p.heads * dim + ((of == 2 ? p.kv_heads : 0) + head) * dim;
+        const float v = receive_rotated(p, start, at, of != 2, newest, ticket);
+        if (of == 0) s.exact.query[at] = round_half(v);
         else {
             const __half fresh = __float2half_rn(v);
             (of == 2 ? s.value : s.key)[at] = fresh;
@@ -152,8 +106,8 @@ __device__ __noinline__ void attend_exactly(const Decode& p, int layer, int newe
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const float2 pair = halves(both[i]);
-                    sum[2 * i] = __fmaf_rn(s.query[32 * j + 8 * l + 2 * i], pair.x, sum[2 * i]);
-                    sum[2 * i + 1] = __fmaf_rn(s.query[32 * j + 8 * l + 2 * i + 1], pair.y, sum[2 * i + 1]);
+                    sum[2 * i] = __fmaf_rn(s.exact.query[32 * j + 8 * l + 2 * i], pair.x, sum[2 * i]);
+                    sum[2 * i + 1] = __fmaf_rn(s.exact.query[32 * j + 8 * l + 2 * i + 1], pair.y, sum[2 * i + 1]);
                 }
             }
         load_keys(at + KEPT);
@@ -245,62 +199,66 @@ __device__ __noinline__ void attend_exactly(const Decode& p, int layer, int newe
         publish(p.attn + unit * slots_of(dim) + own / EACH_SLOT, of_own, next, third, ticket);
 }
 
-// Attention of this block's share of a long context. The slots of every query head are its own. Runs of positions are merged
-// by the block of the first run.
-__device__ __forceinline__ void attend_runs(const Place& x, int layer, int position, const Share<false>& u, uint32_t ticket) {
-    const Decode& p = x.p;
-    auto& s = x.s.attention;
-    const int tid = threadIdx.x, positions = position + 1, group = p.heads / p.kv_heads, dim = p.head_dim, pairs = p.rope_dim / 2;
-    if (tid >= THREADS - pairs) {
-        const int pair = tid - (THREADS - pairs);
-        s.angles[pair] = p.angles[static_cast<long long>(position) * pairs + pair];
-    }
-    receive_heads(x, u.head * group * dim, group * dim, u.head, ticket);
-    __syncthreads();
+// Attention of this block's share of a long context. Blocks that have runs of one KV head merge them, each some slots of its
+// heads (PIECE of them at a time), to slots of every query head's own.
+__device__ __noinline__ void attend_runs(const Decode& p, int layer, int position, const Share<false> u, uint32_t ticket) {
+    Shared& all = shared();
+    auto& s = all.attention;
+    const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, positions = position + 1, group = p.heads / p.kv_heads, dim = p.head_dim;
     const bool owner = u.last == positions;
-    const float scale = rsqrtf(static_cast<float>(dim)) * 1.4426950408889634f;  // exponents to base 2
+    const CacheRun keys(p.cache, all.pages, layer, 0, u.head), values(p.cache, all.pages, layer, 1, u.head);
     const int h = tid / MAX_DIM, d = tid % MAX_DIM;
-    if (h < group) s.query[tid] = d < dim ? round_half(rotated(p, s.angles, s.raw + h * dim, d)) * scale : 0.0f;
-    else if (h < GROUP) s.query[tid] = 0.0f;
-    const CacheRun keys(p.cache, x.s.pages, layer, 0, u.head), values(p.cache, x.s.pages, layer, 1, u.head);
-    if (owner && h >= 2 && d < dim) {  // the last two quarters: key, value
-        const __half fresh = __float2half_rn(h == 3 ? s.fresh[MAX_DIM + d] : rotated(p, s.angles, s.fresh, d));
-        (h == 3 ? s.value : s.key)[d] = fresh;
-        // Seen by others in the next token at the earliest: `decode` has a fence before it.
-        (h == 3 ? values : keys).row(position)[d] = fresh;
+    Block block{keys, values, u.last, owner ? position : -1, s.key, s.value};
+    float2 weights;
+    const float scale = rsqrtf(static_cast<float>(dim)) * 1.4426950408889634f;
+    const float sum = block.run(u.first, s.runs.query, scale, s.runs.block, weights, [&] {
+        float v = 0.0f;
+        if (h < group && d < dim) v = receive_rotated(p, (u.head * group + h) * dim, d, true, position, ticket);
+        s.runs.query[tid] = __float2half_rn(v);
+        if (owner && h >= 2 && d < dim) {  // the last two quarters: key, value
+            const __half fresh = __float2half_rn(receive_rotated(p, p.heads * dim + ((h == 3 ? p.kv_heads : 0) + u.head) * dim, d, h == 2, position, ticket));
+            (h == 3 ? s.value : s.key)[d] = fresh;
+            // Seen by others in the next token at the earliest: `decode` has a fence before it.
+            (h == 3 ? values : keys).row(position)[d] = fresh;
+        }
+        __syncthreads();
+    });
+    s.runs.flat[tid] = sum;
+    if (d == 0) s.runs.weights[h] = weights;
+    __syncthreads();
+    // [KV head, piece, run, PIECE + 1]: slots of values, then one of the weights.
+    const int per_head = slots_of(dim), of_head = (per_head + PIECE - 1) / PIECE, pieces = group * of_head;
+    uint4* partials = p.partial + static_cast<long long>(u.head) * MAX_PIECES * MAX_SPLITS * (PIECE + 1);
+    for (int i = tid; i < pieces * (PIECE + 1); i += THREADS) {
+        const int piece = i / (PIECE + 1), within = i % (PIECE + 1), head = piece / of_head, k = EACH_SLOT * (piece % of_head * PIECE + within);
+        uint4* to = partials + (piece * MAX_SPLITS + u.split) * (PIECE + 1) + within;
+        const float* flat = s.runs.flat + head * MAX_DIM + k;
+        if (within == PIECE) publish(to, s.runs.weights[head].x, s.runs.weights[head].y, 0.0f, ticket);
+        else if (k < dim) publish(to, flat[0], k + 1 < dim ? flat[1] : 0.0f, k + 2 < dim ? flat[2] : 0.0f, ticket);
     }
-    __syncthreads();
-    Four::run(keys, values, u.first, u.last, s.query, owner ? position : -1, s.key, s.value, s.four,
-              [&](int of, int at, float sum, float maximum, float weight) {
-                  s.flat[of * MAX_DIM + at] = u.splits == 1 ? __fdividef(sum, weight) : sum;
-                  if (at == 0) s.flat[GROUP * MAX_DIM + 2 * of] = maximum, s.flat[GROUP * MAX_DIM + 2 * of + 1] = weight;
-              });
-    __syncthreads();
-    if (u.splits > 1) {
-        uint4* partials = p.partial + u.head * MAX_SPLITS * PART_SLOTS;
-        publish_all(partials + u.split * PART_SLOTS, s.flat, PART, ticket);
-        if (u.split != 0) return;
+    // A warp has a slot, each of its lanes that of one run.
 #pragma unroll 1
-        for (int i = tid; i < u.splits * PART_SLOTS; i += THREADS) {
-            const Slot found = receive(partials + i, ticket);
-            const int k = i % PART_SLOTS * 3;
+    for (int piece = u.split; piece < pieces; piece += u.splits) {
+        const int slot = piece % of_head * PIECE + warp, head = piece / of_head;
+        if (warp >= PIECE || slot >= per_head) continue;
+        const uint4* from = partials + (piece * MAX_SPLITS + min(lane, u.splits - 1)) * (PIECE + 1);
+        Slot a = look(from + warp), b = look(from + PIECE);
+        while (a.ticket != ticket || b.ticket != ticket) a = look(from + warp), b = look(from + PIECE);
+        float highest = b.v[0];
 #pragma unroll
-            for (int j = 0; j < 3; j++)
-                if (k + j < PART) s.merge[i / PART_SLOTS][k + j] = found.v[j];
+        for (int step = 16; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(ALL, highest, step));
+        const float factor = lane < u.splits ? exp2f(b.v[0] - highest) : 0.0f;
+        float total = factor * b.v[1], merged[EACH_SLOT];
+#pragma unroll
+        for (int j = 0; j < EACH_SLOT; j++) merged[j] = factor * a.v[j];
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) {
+            total += __shfl_xor_sync(ALL, total, step);
+#pragma unroll
+            for (int j = 0; j < EACH_SLOT; j++) merged[j] += __shfl_xor_sync(ALL, merged[j], step);
         }
-        __syncthreads();
-        float largest = -1e30f, sum = 0.0f, weight = 0.0f;
-#pragma unroll 1
-        for (int i = 0; i < u.splits; i++) largest = fmaxf(largest, s.merge[i][GROUP * MAX_DIM + 2 * h]);
-#pragma unroll 1
-        for (int i = 0; i < u.splits; i++) {
-            const float factor = exp2f(s.merge[i][GROUP * MAX_DIM + 2 * h] - largest);
-            weight = fmaf(factor, s.merge[i][GROUP * MAX_DIM + 2 * h + 1], weight);
-            sum = fmaf(factor, s.merge[i][tid], sum);
-        }
-        s.flat[tid] = __fdividef(sum, weight);
-        __syncthreads();
+        if (lane == 0)
+            publish(p.attn + (u.head * group + head) * per_head + slot, __fdividef(merged[0], total), __fdividef(merged[1], total), __fdividef(merged[2], total), ticket);
     }
-#pragma unroll 1
-    for (int i = 0; i < group; i++) publish_head(p.attn + (u.head * group + i) * slots_of(dim), s.flat + i * MAX_DIM, dim, ticket);
+    __syncthreads();
 }

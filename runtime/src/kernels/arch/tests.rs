@@ -5,7 +5,7 @@ use crate::kernels::case::{self, Case, scalar_of};
 use crate::kernels::registry::{MATMUL, Run};
 use crate::kernels::{MatmulKernel, SimdLevel};
 use crate::quant::activation::{ActivationType, I8_TOKEN_HEADER, quantize_activation};
-use crate::quant::goldens::{K, activation_name, floats, part};
+use crate::quant::goldens::{K, activation_name, activations, floats, part};
 use crate::quant::{i2s, quantize_row};
 use crate::tensor::TensorType;
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ fn dot_products_equal_the_references() {
             tensor_scale = i2s::scale(&weights);
             weights.truncate(weights.len() - i2s::TRAILER);
         }
-        let activations = part(&format!("activation/{activation}")).unwrap().to_vec();
+        let activations = activations(kernel.activation);
         let case = Case { k: K, weights, activations, tensor_scale };
         let Some(out) = case.try_run(kernel) else { continue };
         let golden: Vec<f32> = golden.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
@@ -66,7 +66,7 @@ fn dot_products_equal_the_references() {
 fn tq1_0_equals_tq2_0_equals_i2_s() {
     let weights = floats("ternary");
     for activation in [ActivationType::Q8K, ActivationType::I8Token] {
-        let activations = part(&format!("activation/{}", activation_name(activation))).unwrap().to_vec();
+        let activations = activations(activation);
         let mut results = Vec::new();
         for kernel in kernels().filter(|kernel| kernel.weight.is_ternary() && kernel.activation == activation)
         {
@@ -163,7 +163,7 @@ fn scramble_activations(
             let (header, quants) = row.split_at_mut(I8_TOKEN_HEADER);
             quants.iter_mut().zip(bytes()).for_each(|(q, byte)| *q = if byte < 64 { 0x80 } else { byte });
             let sum: i32 = quants.iter().map(|q| i32::from(*q as i8)).sum();
-            header[4..].copy_from_slice(&sum.to_le_bytes());
+            header[4..8].copy_from_slice(&sum.to_le_bytes());
         }
     }
 }

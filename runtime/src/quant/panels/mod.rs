@@ -20,8 +20,9 @@ use crate::tensor::TensorType;
 pub(crate) const PREPARED_TOKENS: usize = 8;
 pub(crate) const PREPARED_BLOCK: usize = 2 * 4 + 8 * 4;
 
-/// Four squares of 16 x 16 sums, which AMX stores.
-pub(crate) const SUMS_BYTES: usize = 4 * 16 * 64;
+/// Activation rows that AMX takes at once, and their sums with the 64 rows of a panel.
+pub(crate) const SUMS_TOKENS: usize = 256;
+pub(crate) const SUMS_BYTES: usize = SUMS_TOKENS * 64 * 4;
 
 /// Rows of a group.
 pub const ROWS: usize = 16;
@@ -146,8 +147,8 @@ mod tests {
 
     #[test]
     fn sizes_of_layouts_by_hand() {
-        assert_eq!(SUMS_BYTES, 4096);
-        let ternary = ternary::PANEL_GROUPS * 16 * 40 + 4096;
+        assert_eq!(SUMS_BYTES, 65_536);
+        let ternary = ternary::PANEL_GROUPS * 16 * 40 + 65_536;
         // Forty bytes for each of two blocks of 32 columns, of eight tokens.
         let prepared = 640;
         for (layout, name, group, scratch) in [

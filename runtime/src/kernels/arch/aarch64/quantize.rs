@@ -108,7 +108,7 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
         *out = q as i8 as u8;
     }
     header[..4].copy_from_slice(&scale.to_le_bytes());
-    header[4..].copy_from_slice(&sum.to_le_bytes());
+    header[4..8].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// 32 products with `scale`, rounded half to even (NaN to 0), into `out`; the sums of each sixteen.

@@ -12,6 +12,7 @@ use crate::kernels::PanelTile;
 use crate::quant::activation::i8_token_parts;
 use crate::quant::panels::{PANEL_GROUPS, ROWS, Scales};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Activation rows up to which trits are taken apart again for each block of rows.
 const FEW: usize = 8;
@@ -183,7 +184,11 @@ fn many(tile: &mut PanelTile<'_>) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn panel<const R: usize>(tile: &mut PanelTile<'_>, first: usize) {
-    unpack::<R>(&tile.weights[first * tile.group_bytes..][..R * tile.group_bytes], tile.scratch);
+    unpack::<R>(
+        &tile.weights[first * tile.group_bytes..][..R * tile.group_bytes],
+        0..tile.group_bytes / 64,
+        tile.scratch,
+    );
     multiply_block::<R>(tile, first, 0);
 }
 
@@ -206,13 +211,13 @@ pub(super) fn multiply_block<const R: usize>(tile: &mut PanelTile<'_>, first: us
     }
 }
 
-/// The codes of `R` groups: vector `i * R + r` holds columns 4i..4i + 4 of group r.
+/// The codes of `R` groups in some of their steps of 20 columns: vector `i * R + r` holds columns 4i..4i + 4 of group r.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-pub(super) fn unpack<const R: usize>(groups: &[u8], codes: &mut [u8]) {
+pub(super) fn unpack<const R: usize>(groups: &[u8], steps: Range<usize>, codes: &mut [u8]) {
     let tables = Tables::load();
     let codes = codes.as_chunks_mut::<64>().0;
     for (r, group) in groups.chunks_exact(groups.len() / R).enumerate() {
-        for (step, bytes) in group.as_chunks::<64>().0.iter().enumerate() {
+        for (step, bytes) in group.as_chunks::<64>().0[steps.clone()].iter().enumerate() {
             for (i, vector) in tables.all(load512(bytes)).into_iter().enumerate() {
                 store512(&mut codes[(5 * step + i) * R + r], vector);
             }

@@ -102,7 +102,7 @@ pub(super) fn i8_token(x: &[f32], out: &mut [u8]) {
         *out = q as i8 as u8;
     }
     header[..4].copy_from_slice(&scale.to_le_bytes());
-    header[4..].copy_from_slice(&sum.to_le_bytes());
+    header[4..8].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// 32 exact products with `scale`, rounded once, half to even: adding 1.5 * 2^23 leaves the integer in the low bits. 0 for
