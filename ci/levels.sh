@@ -39,7 +39,7 @@ model=$(mktemp -d)/synth-2b4t-bitnet-i2_s.gguf
 tokens=$(seq -s, 100 139)
 digest=
 for level in ${levels/scalar/}; do
-  "$programs/bitnet" logits --model "$model" --tokens "$tokens" --kernels "$level" --threads "$threads" --out "$out/logits" >/dev/null 2>&1
+  "$programs/bitnet" logits --device cpu --model "$model" --tokens "$tokens" --kernels "$level" --threads "$threads" --out "$out/logits" >/dev/null 2>&1
   found=$(sha256sum <"$out/logits")
   rm "$out/logits"
   if [[ -n $digest && $found != "$digest" ]]; then
@@ -48,7 +48,7 @@ for level in ${levels/scalar/}; do
   fi
   digest=$found
   say "logits of $level: ${found%% *}"
-  "$programs/bitnet" bench --model "$model" --kernels "$level" --threads "$threads" --pp 512 --tg 64 --repetitions 3 --json >"$out/bench-$level.json" 2>/dev/null
+  "$programs/bitnet" bench --device cpu --model "$model" --kernels "$level" --threads "$threads" --pp 512 --tg 64 --repetitions 3 --json >"$out/bench-$level.json" 2>/dev/null
   python3 -c 'import json, sys
 for r in json.load(open(sys.argv[1]))["results"]: print("levels:", sys.argv[2], r["test"], round(r["median_tokens_per_second"], 1), "tokens/s")' "$out/bench-$level.json" "$level" >&2
 done
