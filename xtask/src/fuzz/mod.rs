@@ -206,8 +206,8 @@ fn replace(from: &Path, to: &Path) -> Result<(usize, u64)> {
         std::fs::remove_file(entry.path()).with_context(|| format!("removing {}", entry.path().display()))?;
     }
     let (mut count, mut size, mut files) = (0, 0, VecDeque::from(files));
-    let mut next = |turn: usize| if turn % 4 == 3 { files.pop_front() } else { files.pop_back() };
-    for (len, name) in (0..).map_while(&mut next) {
+    let next = |turn: usize| if turn % 4 == 3 { files.pop_front() } else { files.pop_back() };
+    for (len, name) in (0..).map_while(next) {
         if len <= (CORPUS_BYTES - size) / 4 && count < CORPUS_FILES {
             std::fs::copy(from.join(&name), to.join(&name))
                 .with_context(|| format!("copying to {}", to.display()))?;
