@@ -1,11 +1,12 @@
 //! The Jinja environment that chat templates expect, the one of Hugging Face's `apply_chat_template`.
 //!
 //! Blocks are trimmed, Python's string and dictionary methods work, `raise_exception` and `strftime_now` exist.
-//! Templates come from files of strangers: steps are counted (`FUEL`), and what they walk through ([`Budget`]); nothing can be loaded or included, and
-//! every failure is an error that names the line. The library recurses where expressions and values nest, as deep as a
+//! Templates come from files of strangers: steps are counted (`FUEL`), what they walk through ([`Budget`])
+//! and what compiling takes ([`folding`]); nothing can be loaded or included, and every failure is an error that names the line. The library recurses where expressions and values nest, as deep as a
 //! template is long and its steps allow, so it works on a thread with a stack for that ([`on_large_stack`]).
 
 use super::budget::{self, Budget};
+use super::folding;
 use super::{AddGenerationPrompt, ChatContext, Message, strftime};
 use crate::error::{Error as RuntimeError, Result};
 use minijinja::machinery::{self, CodeGenerator, Instructions};
@@ -64,6 +65,7 @@ pub(super) fn render(
 pub(super) fn compile(source: &str) -> std::result::Result<Instructions<'_>, Error> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     let tree = machinery::parse(source, NAME, syntax.expect("the usual delimiters are valid"))?;
+    folding::check(&tree, FUEL)?;
     let mut generator = CodeGenerator::new(NAME, source);
     generator.compile_stmt(&tree);
     Ok(budget::guarded(source, &generator.finish().0))

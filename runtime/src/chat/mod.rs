@@ -6,6 +6,7 @@
 //! tools and documents (templates see them as `none`), as no supported model calls tools yet.
 
 mod budget;
+mod folding;
 mod jinja;
 mod strftime;
 #[cfg(test)]

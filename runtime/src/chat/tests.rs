@@ -138,6 +138,8 @@ fn what_nests_deep_does_not_overflow_the_stack() {
         format!("{{{{ {}1 }}}}", "not ".repeat(most / 4)),
         format!("{{{{ 'a'{} }}}}", "~'a'".repeat(most / 4)),
         format!("{{{{ a{} }}}}", ".b".repeat(most / 2)),
+        format!("{{{{ {}x }}}}", "-".repeat(most)),
+        format!("{{{{ a{} }}}}", "+a".repeat(most / 2)),
         list.to_owned(),
     ] {
         // An answer or an error, and the process goes on.
@@ -169,6 +171,38 @@ fn hostile_templates_are_errors() {
         let message = failure(source);
         assert!(message.contains("tokenizer.chat_template fails"), "{message}");
     }
+}
+
+/// The library computes constants while it compiles, and what nests once for each level, before it counts anything.
+#[test]
+fn what_compiling_takes_is_bounded() {
+    let many = "10000000";
+    for source in [
+        format!("{{% if [1] * {many} == [1] * {many} %}}x{{% endif %}}"),
+        format!("{{% if x and 2 in {many} * (1, 2) %}}x{{% endif %}}"),
+        format!("{{{{ [1] * {many} * {many} ~ '' }}}}"),
+        "{{ ([1] + [2]) * (10 ** 7) < [2] }}".to_owned(),
+        format!("{{% set x = {{'a': 0 if y else [3] * {many} != []}} %}}"),
+        format!("{{% macro f(a=1 < [[1], 2] * {many} < 2) %}}{{% endmacro %}}"),
+        format!("{{% for i in x[[1] * {many} == [1]:] if i %}}{{% endfor %}}"),
+        format!("{{% call f([1] * {many} ~ 1) %}}{{% endcall %}}"),
+        format!("{{{{ x|join(a=[1] * {many} ~ 1) }}}}"),
+        format!("{{{{ x is eq([1] * {many} ~ 1) }}}}"),
+        format!("{{{{ a{} }}}}", " and a".repeat(2_000)),
+        format!("{{{{ {}a }}}}", "not ".repeat(2_000)),
+    ] {
+        // Already where it is chosen, without any conversation.
+        let message = gguf(&source).expect_err(&source).to_string();
+        assert!(message.contains("takes more than 1000000 steps"), "{source}: {message}");
+    }
+    let render =
+        |source: &str| gguf(source).unwrap().render(&[], AddGenerationPrompt::No, &context(0)).unwrap();
+    assert_eq!(
+        render("{{ '=' * 20 }}{{ ([1, 2] * 100)|length }}{{ [0] * 3 == [0, 0, 0] }}"),
+        "====================200True"
+    );
+    assert_eq!(render(&format!("{{{{ 'a'{} }}}}", " ~ 'b'".repeat(300))).len(), 301);
+    assert_eq!(render(&format!("{{% if x{} %}}y{{% endif %}}", " or x == 'some words'".repeat(300))), "");
 }
 
 /// Lists that hold the one before twice: a billion items to whoever compares them.

@@ -18,6 +18,7 @@ use crate::report::{State, bytes, table};
 use anyhow::{Context, Result};
 use bitforge_schema::exit::ExitCode;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 /// What is damaged.
@@ -28,7 +29,7 @@ const CORPORA: &str = "fixtures/fuzz";
 /// Bytes of committed inputs of one target at most.
 const CORPUS_BYTES: u64 = 100_000;
 /// And of them so many at most.
-const CORPUS_FILES: usize = 100;
+const CORPUS_FILES: usize = 35;
 
 #[derive(clap::Subcommand, Debug)]
 pub enum FuzzCommand {
@@ -176,7 +177,8 @@ fn cmin(ctx: &Ctx, args: &Targets) -> Result<ExitCode> {
         let kept = tempfile::tempdir().context("creating a temporary folder")?;
         let (found, committed) = (found(ctx, &target)?, committed(ctx, &target)?);
         let seeds = folder(ctx.target_dir()?.join("fuzz/seeds").join(&target.name))?;
-        let command = libfuzzer::command(&binary, &target).args(["-merge=1"]).args([
+        // Few inputs that together reach everything, where -merge=1 keeps small ones first.
+        let command = libfuzzer::command(&binary, &target).args(["-set_cover_merge=1"]).args([
             kept.path(),
             found.as_path(),
             committed.as_path(),
@@ -190,7 +192,8 @@ fn cmin(ctx: &Ctx, args: &Targets) -> Result<ExitCode> {
     Ok(ExitCode::Ok)
 }
 
-/// Puts the smallest files of `from`, up to [`CORPUS_BYTES`] and [`CORPUS_FILES`], in place of the files of `to`.
+/// Puts files of `from` in place of the files of `to`: long ones, which reach most, and after every three the
+/// shortest, up to [`CORPUS_FILES`] and [`CORPUS_BYTES`], of which one takes at most a quarter of what is left.
 fn replace(from: &Path, to: &Path) -> Result<(usize, u64)> {
     let reading = || format!("reading {}", from.display());
     let mut files = Vec::new();
@@ -202,14 +205,14 @@ fn replace(from: &Path, to: &Path) -> Result<(usize, u64)> {
     for entry in std::fs::read_dir(to).with_context(|| format!("reading {}", to.display()))?.flatten() {
         std::fs::remove_file(entry.path()).with_context(|| format!("removing {}", entry.path().display()))?;
     }
-    let (mut count, mut size) = (0, 0);
-    for (len, name) in files {
-        if size + len > CORPUS_BYTES || count == CORPUS_FILES {
-            break;
+    let (mut count, mut size, mut files) = (0, 0, VecDeque::from(files));
+    let next = |turn: usize| if turn % 4 == 3 { files.pop_front() } else { files.pop_back() };
+    for (len, name) in (0..).map_while(next) {
+        if len <= (CORPUS_BYTES - size) / 4 && count < CORPUS_FILES {
+            std::fs::copy(from.join(&name), to.join(&name))
+                .with_context(|| format!("copying to {}", to.display()))?;
+            (count, size) = (count + 1, size + len);
         }
-        std::fs::copy(from.join(&name), to.join(&name))
-            .with_context(|| format!("copying to {}", to.display()))?;
-        (count, size) = (count + 1, size + len);
     }
     Ok((count, size))
 }
@@ -273,14 +276,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_inputs_are_kept() {
+    fn long_and_short_inputs_are_kept_and_none_takes_all_the_room() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        for (name, len) in [("a", 10), ("b", 60_000), ("c", 60_000), ("d", 1)] {
+        for (name, len) in [("huge", 25_001), ("long", 24_990), ("next", 18_747), ("small", 10)] {
             std::fs::write(from.path().join(name), vec![0; len]).unwrap();
         }
         std::fs::write(to.path().join("old"), "x").unwrap();
-        assert_eq!(replace(from.path(), to.path()).unwrap(), (3, 60_011));
-        assert!(!to.path().join("old").exists() && to.path().join("b").exists());
+        assert_eq!(replace(from.path(), to.path()).unwrap(), (3, 43_747));
+        assert!(!to.path().join("old").exists() && to.path().join("next").exists());
+        for number in 0..50 {
+            std::fs::write(from.path().join(number.to_string()), vec![0; number]).unwrap();
+        }
+        assert_eq!(replace(from.path(), to.path()).unwrap().0, CORPUS_FILES);
     }
 
     #[test]

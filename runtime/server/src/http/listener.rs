@@ -5,6 +5,7 @@
 //! answer at a time gain nothing by.
 
 use super::app::App;
+use super::linger::{Lingering, Noted, Unread};
 use crate::settings::HttpLimits;
 use axum::Router;
 use hyper::body::Incoming;
@@ -88,16 +89,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     limits: HttpLimits,
     watcher: Watcher,
 ) {
+    let unread = Unread::default();
+    let stream =
+        Lingering::new(Stalling::new(stream, limits.write_timeout), unread.clone(), limits.body_timeout);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        router.clone().call(request)
+        router.clone().call(request.map(|body| Noted::new(body, unread.clone())))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes.max(8192))
         .max_headers(64)
-        .serve_connection(TokioIo::new(Stalling::new(stream, limits.write_timeout)), service);
+        .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended early");
     }

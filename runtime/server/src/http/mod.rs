@@ -7,6 +7,7 @@ mod completions;
 mod embeddings;
 pub mod errors;
 mod guard;
+mod linger;
 pub mod listener;
 pub mod openapi;
 mod page;

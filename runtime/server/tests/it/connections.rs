@@ -39,6 +39,53 @@ fn a_client_that_vanishes_frees_its_slot() {
     server.shut_down();
 }
 
+/// A server that closed with bytes of the client unread would reset the connection, and the answer would be lost.
+#[test]
+fn who_still_sends_when_refused_reads_why() {
+    let limits = HttpLimits { body_bytes: 1 << 10, ..HttpLimits::default() };
+    let server = start(Settings { limits, ..settings() });
+    let address = server.address();
+    // More than the buffers of a connection hold.
+    let body = vec![b'x'; 8 << 20];
+    let too_large = &head("POST", "/v1/completions", &[], Some(body.len()));
+    let no_json = &head("POST", "/v1/completions", &[("content-type", "text/plain")], Some(body.len()));
+    let nowhere = &head("POST", "/nowhere", &[], Some(body.len()));
+    let elsewhere = &head("POST", "/v1/completions", &[("origin", "http://else.where")], Some(body.len()));
+    let no_http = &"POST completions\r\n\r\n".to_owned();
+    for round in 0..40 {
+        for (head, status) in
+            [(too_large, 413), (no_json, 415), (nowhere, 404), (elsewhere, 403), (no_http, 400)]
+        {
+            let mut stream = connect(address);
+            stream.write_all(head.as_bytes()).unwrap();
+            let sent = stream.write_all(&body);
+            assert!(sent.is_ok(), "round {round}, {status}: {sent:?}");
+            assert_eq!(read(&mut stream).status, status, "round {round}");
+        }
+    }
+    eventually("their connections end", || metric(address, "bitnet_connections") == 1.0);
+    server.shut_down();
+}
+
+/// A client that sends for ever, or neither ends nor sends, is given up.
+#[test]
+fn what_is_read_for_nothing_is_bounded() {
+    let limits = HttpLimits { body_timeout: Duration::from_millis(300), ..HttpLimits::default() };
+    let server = start(Settings { limits, ..settings() });
+    let address = server.address();
+    let refused = head("POST", "/nowhere", &[], Some(1 << 40));
+    let mut silent = connect(address);
+    silent.write_all(refused.as_bytes()).unwrap();
+    assert_eq!(read(&mut silent).status, 404);
+    let mut endless = connect(address);
+    endless.write_all(refused.as_bytes()).unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    let broken = (0..1 << 20).find_map(|_| endless.write_all(&piece).err());
+    assert!(broken.is_some(), "a terabyte was taken");
+    eventually("only the one that asks is open", || metric(address, "bitnet_connections") == 1.0);
+    server.shut_down();
+}
+
 #[test]
 fn half_open_and_silent_connections_are_given_up() {
     let short = Duration::from_millis(300);
