@@ -32,6 +32,7 @@ pub const MDBOOK: Tool = Tool { name: "mdbook", version: "0.5.4" };
 fn switches(tool: Tool) -> &'static [&'static str] {
     match tool.name {
         "mdbook" => &["--debug", "--no-default-features", "--features", "search"],
+        "cargo-semver-checks" => &["--debug", "--config", "profile.dev.debug=false"],
         _ => &[],
     }
 }
