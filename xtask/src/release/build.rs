@@ -11,7 +11,7 @@ use super::{ReleaseArgs, diff, runs, sign, verify};
 use crate::ctx::Ctx;
 use crate::exit::fail;
 use crate::kernels::cuda;
-use crate::proc::{self, Command, Stdout};
+use crate::proc::{self, Command, Probe, Stdout};
 use crate::python::python_with_pip;
 use crate::report::{State, bytes};
 use anyhow::{Context, Result};
