@@ -61,7 +61,8 @@ if [[ ! -d $(rustc --print target-libdir --target $target) ]] \
 fi
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-# Dynamically linked, threads hang at their start under qemu.
+# Dynamically linked, tests would need `-E LD_LIBRARY_PATH` beside qemu's `-L` wherever Debian's libc6:arm64 is installed too: with
+# ld.so of one build and libc.so of another, threads hang at their start.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
 # A folder of its own: another compiler would make cargo build everything anew each time.
 args=(--target $target --target-dir target/aarch64)

@@ -29,9 +29,11 @@ pub const MDBOOK: Tool = Tool { name: "mdbook", version: "0.5.4" };
 
 /// What `cargo install` is told to build less: mdbook without its server, and unoptimised, which takes 78 s instead of 185 s on
 /// two busy cores. The book then takes a second or two; its search costs no more than the noise of that.
+/// cargo-semver-checks is built unoptimised too: it runs once for a release, and its own build is the longer part.
 fn switches(tool: Tool) -> &'static [&'static str] {
     match tool.name {
         "mdbook" => &["--debug", "--no-default-features", "--features", "search"],
+        "cargo-semver-checks" => &["--debug", "--config", "profile.dev.debug=false"],
         _ => &[],
     }
 }

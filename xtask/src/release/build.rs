@@ -7,7 +7,7 @@
 use super::archive;
 use super::content;
 use super::plan::{Artifact, Plan};
-use super::{ReleaseArgs, diff, sign, verify};
+use super::{ReleaseArgs, diff, runs, sign, verify};
 use crate::ctx::Ctx;
 use crate::exit::fail;
 use crate::kernels::cuda;
@@ -136,7 +136,7 @@ fn build_one(ctx: &Ctx, plan: &Plan, artifact: &Artifact, out: &Path) -> Result<
     if !artifact.cuda && size > MAX_BINARY {
         ctx.out.line(format!("{} the binary is larger than {MAX_BINARY} bytes", ctx.out.mark(State::Warn)));
     }
-    starts(ctx, artifact, &recipe.binary)?;
+    runs::check(ctx, artifact.machine(), &recipe.binary)?;
     let made = content::collect(ctx, plan, artifact, &recipe, binary)?;
     let archive = out.join(format!("{}.tar.zst", artifact.name));
     let packed = archive::pack(&made.archive, &artifact.name, plan.epoch)?;
@@ -270,29 +270,4 @@ fn zig(ctx: &Ctx) -> Result<PathBuf> {
         .must_succeed(ExitCode::Network)?;
     fs::rename(&partial, &dir).with_context(|| format!("renaming to {}", dir.display()))?;
     Ok(dir)
-}
-
-/// Runs the binary, in an emulator where it is for another processor.
-fn starts(ctx: &Ctx, artifact: &Artifact, binary: &Path) -> Result<()> {
-    let machine = artifact.machine();
-    let command = if machine == std::env::consts::ARCH {
-        Command::new(binary)
-    } else {
-        Command::new(format!("qemu-{machine}"))
-            .args(["-L", &format!("/usr/{machine}-linux-gnu")])
-            .args([binary])
-    };
-    match proc::probe(ctx, &command.args(["--version"]), Duration::from_secs(60)) {
-        Probe::Output(text) => {
-            ctx.out.line(format!("{} it starts: {text}", ctx.out.mark(State::Ok)));
-            Ok(())
-        }
-        Probe::Missing => {
-            let message = format!(
-                "qemu-{machine} is not on PATH, so nothing shows that the binary starts; install qemu-user"
-            );
-            fail(ExitCode::Toolchain, message)
-        }
-        other => fail(ExitCode::CheckFailed, format!("{} --version: {other:?}", binary.display())),
-    }
 }

@@ -14,6 +14,7 @@ mod diff;
 mod notes;
 mod plan;
 mod provenance;
+mod runs;
 mod sbom;
 mod second_opinion;
 mod sign;

@@ -6,7 +6,7 @@
 use crate::cargo_tool;
 use crate::ctx::Ctx;
 use crate::exit::{fail, message_of};
-use crate::proc::{self, Command, Probe};
+use crate::proc::{self, Command, Stdout};
 use crate::receipts::store;
 use anyhow::{Context, Result};
 use bitforge_receipt_schema::Body;
@@ -14,6 +14,9 @@ use bitforge_receipt_schema::bench::Series;
 use bitforge_schema::exit::ExitCode;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// The tool compiles the library and its dependencies twice.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Measurements by model, engine and test, in tokens per second.
 type Speeds = BTreeMap<(String, String, String), f64>;
@@ -110,14 +113,27 @@ fn interface(ctx: &Ctx, last: Option<&str>) -> Result<String> {
         Err(error) => return Ok(format!("Could not check against {tag}: {}", message_of(&error))),
     };
     let command = Command::new(tool)
-        .args(["semver-checks", "--package", "bitnet-runtime", "--baseline-rev", tag])
+        .args(["semver-checks", "--color", "never", "--package", "bitnet-runtime", "--baseline-rev", tag])
+        .limit(LIMIT)
         .dir(ctx.root()?);
-    Ok(match proc::probe(ctx, &command, Duration::from_secs(1800)) {
-        Probe::Output(_) => format!("cargo-semver-checks: the version allows every change since {tag}."),
-        Probe::Missing => format!("Could not check against {tag}: the tool did not start."),
-        Probe::Failed(line) => format!("cargo-semver-checks against {tag} failed: {line}"),
-        Probe::TimedOut => format!("Could not check against {tag}: it took longer than half an hour."),
+    let log = ctx.log_file("semver-checks")?;
+    Ok(match proc::run(ctx, &command, Stdout::Capture, &log, |_| {}) {
+        Err(error) => format!("Could not check against {tag}: {}", message_of(&error)),
+        Ok(finished) if finished.success() => {
+            format!("cargo-semver-checks: the version allows every change since {tag}.")
+        }
+        Ok(finished) => match broken(&finished.stdout, &ctx.root()?.display().to_string()) {
+            Some(what) => format!(
+                "cargo-semver-checks: the version does not allow what changed since {tag}:\n\n```text\n{what}\n```"
+            ),
+            None => format!("Could not check against {tag}: {}", finished.explain()),
+        },
     })
+}
+
+/// What the tool found broken, without the machine's paths; nothing where it failed for another reason.
+fn broken(stdout: &str, root: &str) -> Option<String> {
+    stdout.contains("--- failure ").then(|| stdout.replace(&format!("{root}/"), "").trim().to_string())
 }
 
 #[cfg(test)]
@@ -130,6 +146,14 @@ mod tests {
         assert_eq!(section(text, "Unreleased").unwrap().trim(), "### Added\n- b");
         assert_eq!(section(text, "1.0.0").unwrap(), "- a");
         assert_eq!(section(text, "2.0.0"), None);
+    }
+
+    #[test]
+    fn a_broken_interface_is_told_from_a_tool_that_failed() {
+        let found =
+            "--- failure function_missing: gone ---\nFailed in:\n  function a, previously in /x/src/a.rs:3\n";
+        assert!(broken(found, "/x").unwrap().ends_with("function a, previously in src/a.rs:3"));
+        assert_eq!(broken("", "/x"), None);
     }
 
     #[test]

@@ -21,6 +21,28 @@ fn every_fixture_generates_the_recorded_tokens() {
     insta::assert_snapshot!(recorded);
 }
 
+/// What `cargo xtask release build` asks of each binary that it packs.
+#[test]
+fn the_generation_that_releases_must_give_is_that_of_this_build() {
+    let golden = std::fs::read_to_string(root().join("fixtures/goldens/generation.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    let text = |key: &str| golden[key].as_str().unwrap();
+    let model = root().join(text("model"));
+    let tokens = golden["max_tokens"].to_string();
+    let output = json(&[
+        "run",
+        "--temperature",
+        "0",
+        "--model",
+        model.to_str().unwrap(),
+        "--prompt",
+        text("prompt"),
+        "--max-tokens",
+        &tokens,
+    ]);
+    assert_eq!(output["text"], golden["text"]);
+}
+
 #[test]
 fn a_seed_repeats_and_another_differs() {
     let sampled = |seed| {
