@@ -4,7 +4,7 @@
 Builds every test of the workspace once. Shuffling is a feature of the test harness that is not stable yet;
 RUSTC_BOOTSTRAP=1 turns it on. Documentation tests are left out: each is a program of its own. A test that fails is named
 with the seed that repeats its order; any failure makes the exit status 1.
-Usage: ci/flakes.py [ROUNDS] [BINARIES AT ONCE] [THREADS OF EACH]
+Usage: ci/flakes.py [ROUNDS, or FIRST..LAST] [BINARIES AT ONCE] [THREADS OF EACH]
 """
 import json
 import os
@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-numbers = [int(word) for word in sys.argv[1:]]
 CPUS = len(os.sched_getaffinity(0))
-ROUNDS, AT_ONCE, THREADS = (numbers + [20, max(1, CPUS // 3), max(2, min(8, CPUS // 4))][len(numbers):])[:3]
+given = sys.argv[1:]
+FIRST, LAST = map(int, given[0].split("..") if given and ".." in given[0] else (1, given[0] if given else 20))
+AT_ONCE, THREADS = ([int(word) for word in given[1:]] + [max(1, CPUS // 3), max(2, min(8, CPUS // 4))][len(given[1:]):])[:2]
 ENV = os.environ | {"INSTA_UPDATE": "no", "CARGO_NET_OFFLINE": "true", "RUSTC_BOOTSTRAP": "1"}
 
 
@@ -47,7 +48,7 @@ def run(job):
 
 binaries = list(tests())
 with ThreadPoolExecutor(AT_ONCE) as pool:
-    results = list(pool.map(run, [(number, test) for number in range(1, ROUNDS + 1) for test in binaries]))
+    results = list(pool.map(run, [(number, test) for number in range(FIRST, LAST + 1) for test in binaries]))
 failed = [name for name, _, code in results if code]
 print(f"{sum(passed for _, passed, _ in results)} tests passed in {len(results)} runs of {len(binaries)} binaries, "
       f"{len(failed)} runs failed {sorted(set(failed))}")
