@@ -52,7 +52,7 @@ pub fn target(data: &[u8]) {
             let (header, quants) = out.split_at_mut(I8_TOKEN_HEADER);
             quants.iter_mut().for_each(|quant| *quant = next());
             let sum: i32 = quants.iter().map(|quant| i32::from(*quant as i8)).sum();
-            header[4..].copy_from_slice(&sum.to_le_bytes());
+            header[4..8].copy_from_slice(&sum.to_le_bytes());
         }
     }
     let case = Case { k, weights, activations, tensor_scale: 0.37 };
