@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// What is thrown away at most: more than any body that is accepted.
+/// What is thrown away at most: sixteen times what a body may have by default.
 const MOST_BYTES: usize = 64 << 20;
 /// How long, where a body may not take less.
 const MOST_TIME: Duration = Duration::from_secs(5);

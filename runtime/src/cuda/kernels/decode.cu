@@ -72,6 +72,7 @@ struct Facts {
 };
 
 using Block = AttendBlock<THREADS>;
+static_assert(MAX_SPLITS <= 32 && PIECE <= WARPS, "runs are merged by the lanes of a warp, slots by warps");
 constexpr int MAX_PIECES = GROUP * (((MAX_DIM + 2) / 3 + PIECE - 1) / PIECE);
 
 struct Shared {

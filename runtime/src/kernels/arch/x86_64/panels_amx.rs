@@ -4,12 +4,12 @@
 //! the second operand of `tdpbsud`; a row of the first is 64 activations of a token as they lie. Two tiles of sixteen
 //! tokens times two groups keep four sums in tiles. Loading tiles is what costs: so four groups are unpacked [`BLOCK`] columns
 //! at a time, which stay in the L1 cache while all tokens meet them, and sums wait in memory for the next block.
-//! What does not fill sixteen tokens is left to AVX-512.
+//! What does not fill sixteen tokens is left to AVX-512, which unpacks whole rows for it.
 //! The compiler knows nothing of tiles: they are used in [`two_by_two`] alone, between a configuration and a release.
 //!
 //! [`Layout::Trits`]: crate::quant::panels::Layout::Trits
 
-use super::panels_avx512::{multiply_block, put, unpack};
+use super::panels_avx512::{panel, put, unpack};
 use super::simd512::load512;
 use crate::kernels::PanelTile;
 use crate::quant::activation::{I8_TOKEN_HEADER, i8_token_parts};
@@ -55,26 +55,20 @@ pub(super) fn trits(tile: &mut PanelTile<'_>) {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack, preserves_flags)) };
     for first in (0..whole).step_by(PANEL_GROUPS) {
         for start in (0..tiled).step_by(SUMS_TOKENS) {
-            panel(tile, first, start, (tiled - start).min(SUMS_TOKENS));
+            four_groups(tile, first, start, (tiled - start).min(SUMS_TOKENS));
         }
     }
     // SAFETY: as above; no tile is in use.
     unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
-    for first in (0..whole).step_by(PANEL_GROUPS).filter(|_| tiled < count) {
-        let groups = &tile.weights[first * tile.group_bytes..][..PANEL_GROUPS * tile.group_bytes];
-        unpack::<PANEL_GROUPS>(groups, 0..tile.group_bytes / 64, tile.scratch);
-        multiply_block::<PANEL_GROUPS>(tile, first, tiled);
+    if tiled < count {
+        (0..whole).step_by(PANEL_GROUPS).for_each(|first| panel::<PANEL_GROUPS>(tile, first, tiled));
     }
-    for first in whole..groups {
-        let group = &tile.weights[first * tile.group_bytes..][..tile.group_bytes];
-        unpack::<1>(group, 0..tile.group_bytes / 64, tile.scratch);
-        multiply_block::<1>(tile, first, 0);
-    }
+    (whole..groups).for_each(|first| panel::<1>(tile, first, 0));
 }
 
 /// Four groups from `first` on times `count` tokens, a multiple of sixteen, from `start` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-fn panel(tile: &mut PanelTile<'_>, first: usize, start: usize, count: usize) {
+fn four_groups(tile: &mut PanelTile<'_>, first: usize, start: usize, count: usize) {
     for column in (0..tile.k).step_by(BLOCK) {
         let columns = BLOCK.min(tile.k - column);
         let groups = &tile.weights[first * tile.group_bytes..][..PANEL_GROUPS * tile.group_bytes];

@@ -178,23 +178,24 @@ fn few<const T: usize>(tile: &mut PanelTile<'_>) {
 fn many(tile: &mut PanelTile<'_>) {
     let (groups, _) = tile.shape();
     let whole = groups - groups % PANEL_GROUPS;
-    (0..whole).step_by(PANEL_GROUPS).for_each(|first| panel::<PANEL_GROUPS>(tile, first));
-    (whole..groups).for_each(|first| panel::<1>(tile, first));
+    (0..whole).step_by(PANEL_GROUPS).for_each(|first| panel::<PANEL_GROUPS>(tile, first, 0));
+    (whole..groups).for_each(|first| panel::<1>(tile, first, 0));
 }
 
+/// `R` groups from `first` on times all activation rows from `start` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-fn panel<const R: usize>(tile: &mut PanelTile<'_>, first: usize) {
+pub(super) fn panel<const R: usize>(tile: &mut PanelTile<'_>, first: usize, start: usize) {
     unpack::<R>(
         &tile.weights[first * tile.group_bytes..][..R * tile.group_bytes],
         0..tile.group_bytes / 64,
         tile.scratch,
     );
-    multiply_block::<R>(tile, first, 0);
+    multiply_block::<R>(tile, first, start);
 }
 
 /// `R` unpacked groups times all activation rows from `start` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-pub(super) fn multiply_block<const R: usize>(tile: &mut PanelTile<'_>, first: usize, start: usize) {
+fn multiply_block<const R: usize>(tile: &mut PanelTile<'_>, first: usize, start: usize) {
     let count = tile.activations.len() / tile.activation_bytes - start;
     // Blocks of almost equal size, six at most.
     let blocks = count.div_ceil(6);
