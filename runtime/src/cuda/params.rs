@@ -77,9 +77,9 @@ parameters! {
     /// step_rows.cu
     StepRows {
         embedding: u64, tokens: u64, positions: u64, hidden: u64, stats: u64, turns: u64, first_norm: u64, final_norm: u64, normed: u64,
-        split: u64, facts: u64, head: u64, compact: u64, head_facts: u64, upper: u64, low: u64, best: u64, chosen: u64,
-        done: u64, hidden_size: i32, vocab: i32, below: i32, phases: i32, m: i32, history: i32, eps: f32, advance: i32,
-        launches: i32, spare: i32,
+        split: u64, facts: u64, head: u64, compact: u64, head_facts: u64, upper: u64, tops: u64, low: u64, best: u64,
+        chosen: u64, done: u64, hidden_size: i32, vocab: i32, below: i32, phases: i32, m: i32, history: i32, eps: f32,
+        advance: i32, launches: i32, tile: i32, split_tokens: i32, spare: i32,
     }
 }
 
@@ -105,6 +105,6 @@ mod tests {
             size_of::<StepAttend>(),
             size_of::<StepRows>(),
         ];
-        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 96, 80, 256, 128, 152, 136, 192]);
+        assert_eq!(sizes, [24, 32, 96, 104, 72, 72, 96, 80, 256, 128, 152, 136, 208]);
     }
 }

@@ -6,7 +6,7 @@ use super::driver::Buffer;
 use super::kernels::Shape;
 use super::params::{Attend, Cache, RopeStore, RowPlaces, StepAttend, StepGemm, StepRows, StepWide, Turn};
 use super::smoke::{Lab, differing};
-use super::step::{ROWS, cut_attention, narrow, wide};
+use super::step::{ROWS, STAT, Scores, cut_attention, narrow, quantize, wide};
 use crate::Result;
 use crate::gpu::pack;
 use crate::quant::activation::{ActivationType, i8_token_parts, quantize_activation};
@@ -23,7 +23,7 @@ impl Lab {
             }
         }
         for dim in [64, 128] {
-            for name in ["1_one", "1", "4"] {
+            for name in ["1_one", "1_short", "1", "4"] {
                 self.step_attend(dim, name)?;
             }
         }
@@ -47,15 +47,18 @@ impl Lab {
     fn step_gemm(&mut self, tokens: usize, epilogue: &str) -> Result<()> {
         let both = epilogue == "gate_up";
         let matrices = if both { 2 } else { 1 };
-        let (n, k) = (1 + self.below(3000), 64 * (1 + self.below(60)));
+        // More rows are taken in tiles of 64.
+        let step = if tokens == 8 { 1 } else { 64 };
+        let (n, k) = (step * (1 + self.below(3000 / step)), 64 * (1 + self.below(60)));
         let m = tokens / 2 + 1 + self.below(tokens / 2);
         let m = if tokens == 8 { 1 + self.below(8) } else { m };
+        let parts = if epilogue == "add" { 1 + self.below(2) } else { 1 };
         let codes = self.codes(matrices * n * k);
         let (x, norm, before) = (self.floats(m * k), self.floats(k), self.floats(m * n));
         let next_norm = self.floats(n);
         let scales: Vec<f32> = self.floats(6).iter().map(|v| v + 1.5).collect();
-        let first = self.below(n + 1);
-        let bound = if both { [n; 2] } else { [first, first + self.below(n - first + 1)] };
+        let first = step * self.below(n / step + 1);
+        let bound = if both { [n; 2] } else { [first, first + step * self.below((n - first) / step + 1)] };
         let mut want = before.clone();
         let (mut normed, mut packed) = (vec![0f32; k], vec![0u8; ActivationType::I8Token.row_bytes(k)]);
         for (x, out) in x.chunks_exact(k).zip(want.chunks_exact_mut(n)) {
@@ -86,7 +89,8 @@ impl Lab {
             (device.upload("weights", &words)?, device.upload("rows", &x)?, device.upload("a norm", &norm)?);
         let (sc, nn) = (device.upload("scales", &scales)?, device.upload("a norm", &next_norm)?);
         let stats: Vec<f64> = x.chunks_exact(k).flat_map(|row| stat(row, &norm)).collect();
-        let (of_x, after) = (device.upload("statistics", &stats)?, device.zeros::<f64>("statistics", 2 * m)?);
+        let (of_x, after) =
+            (device.upload("statistics", &stats)?, device.zeros::<f64>("statistics", STAT * m)?);
         let out =
             if epilogue == "add" { device.upload("residuals", &before)? } else { self.poisoned(m * n)? };
         let done = device.zeros::<u32>("turns", 2)?;
@@ -118,7 +122,8 @@ impl Lab {
             self.launch_step(&name, shape.shape(), shape.cluster, &params)?;
             name
         } else {
-            let shape = wide(device, n, k, m, matrices).expect("these shapes fit");
+            let shape = wide(device, n, k, m, matrices, parts).expect("these shapes fit");
+            let (quantize, quantize_shape) = quantize(m, k, epilogue);
             let quants =
                 device.upload("a poisoned output", &vec![99u8; shape.rows * k.next_multiple_of(128)])?;
             let (token_scales, sums) =
@@ -146,10 +151,11 @@ impl Lab {
                 eps: 1e-5,
                 spare: 0,
             };
-            let name = format!("step_wide_{}_{epilogue}", shape.rows);
-            self.launch_step("step_quantize", Shape::new((m, 1, 1), 512, 0), 1, &params)?;
-            params.turn = Turn { ready: done.at, done: done.address(1), expected: m as u32, spare: 0 };
-            self.launch_step(&name, shape.shape, 1, &params)?;
+            let name = shape.name(epilogue);
+            self.launch_step(quantize, quantize_shape, 1, &params)?;
+            let expected = quantize_shape.grid.0;
+            params.turn = Turn { ready: done.at, done: done.address(1), expected, spare: 0 };
+            self.launch_step(&name, shape.shape, parts, &params)?;
             // What was launched reads the buffers of this block.
             device.synchronize()?;
             name
@@ -158,7 +164,7 @@ impl Lab {
         let at = format!("n {n} k {k} m {m}");
         self.note(&name, at.clone(), differing(&got, &want), if both { 0.02 } else { 0.0 });
         if epilogue != "store" {
-            let mut found = vec![0f64; 2 * m];
+            let mut found = vec![0f64; STAT * m];
             self.device.read(&after, 0, &mut found)?;
             let wanted: Vec<f64> = got.chunks_exact(n).flat_map(|row| stat(row, &next_norm)).collect();
             self.note(&format!("{name}'s statistics"), at, unlike(&found, &wanted), 0.0);
@@ -168,7 +174,11 @@ impl Lab {
 
     fn step_attend(&mut self, dim: usize, name: &'static str) -> Result<()> {
         let (kv_heads, group, rows) = (1 + self.below(3), 1 + self.below(4), 1 + self.below(5));
-        let longest = if name == "4" { 1500 } else { 400 };
+        let longest = match name {
+            "4" => 1500,
+            "1_short" => 128,
+            _ => 400,
+        };
         let (heads, positions) =
             (kv_heads * group, (0..rows).map(|_| self.below(longest) as i32).collect::<Vec<_>>());
         let (query, kv) = (heads * dim, kv_heads * dim);
@@ -239,7 +249,8 @@ impl Lab {
             Shape::new((rows, heads, 1), 128, 4 * longest.next_multiple_of(8)),
             &params,
         )?;
-        let (out, after) = (self.poisoned(rows * query)?, self.device.zeros::<f64>("statistics", 2 * rows)?);
+        let (out, after) =
+            (self.poisoned(rows * query)?, self.device.zeros::<f64>("statistics", STAT * rows)?);
         let cut = cut_attention(name, rows, longest, (heads, kv_heads, dim));
         let done = self.device.zeros::<u32>("turns", 1)?;
         let params = StepAttend {
@@ -271,7 +282,7 @@ impl Lab {
         self.device.read(&cache_b, 0, &mut b)?;
         let off = a.iter().zip(&b).filter(|(a, b)| a != b).count();
         self.note(&format!("{name}'s cache"), at.clone(), off as f64, 0.0);
-        let mut found = vec![0f64; 2 * rows];
+        let mut found = vec![0f64; STAT * rows];
         self.device.read(&after, 0, &mut found)?;
         let wanted: Vec<f64> = got.chunks_exact(query).flat_map(|row| stat(row, &norm)).collect();
         self.note(&format!("{name}'s statistics"), at, unlike(&found, &wanted), 0.0);
@@ -281,7 +292,7 @@ impl Lab {
     /// From tokens to chosen tokens through no layer at all.
     fn step_head(&mut self, most: usize) -> Result<()> {
         let m = if most == 8 { 1 + self.below(8) } else { most / 2 + 1 + self.below(most / 2) };
-        let (vocab, k) = (2 + self.below(6000), 64 * (1 + self.below(20)));
+        let (vocab, k) = (2 + self.below(20_000), 64 * (1 + self.below(20)));
         let below = 1 + self.below(vocab);
         let head: Vec<u16> = self.floats(vocab * k).into_iter().map(|v| f16::from_f32(v).to_bits()).collect();
         let tokens: Vec<i32> = (0..m).map(|_| self.below(vocab) as i32).collect();
@@ -295,9 +306,12 @@ impl Lab {
         let compact: Buffer<i8> = device.upload("a poisoned output", &vec![77i8; vocab * k])?;
         let (head_facts, facts) = (self.poisoned(4 * vocab)?, self.poisoned(4 * ROWS)?);
         let (hidden, normed) = (self.poisoned(m * k)?, self.poisoned(m * k)?);
-        let split: Buffer<i8> = device.upload("a poisoned output", &vec![77i8; 2 * m * k])?;
-        let stats = device.upload("poisoned statistics", &vec![f64::NAN; 2 * ROWS])?;
+        let split: Buffer<i8> =
+            device.upload("a poisoned output", &vec![77i8; 2 * ROWS * k.next_multiple_of(128)])?;
+        let stats = device.upload("poisoned statistics", &vec![f64::NAN; STAT * ROWS])?;
         let (upper, logits) = (self.poisoned(m * vocab)?, self.poisoned(vocab)?);
+        let scores = Scores::of(m, vocab, k);
+        let tops = self.poisoned(m * vocab.div_ceil(scores.tile))?;
         let (low, best) = (device.zeros::<u32>("bounds", ROWS)?, device.zeros::<u64>("best", ROWS)?);
         let chosen = device.upload("a poisoned output", &vec![u32::MAX; 2 * m])?;
         let (done, positions) = (device.zeros::<i32>("steps", 1)?, device.zeros::<i32>("positions", m)?);
@@ -317,6 +331,7 @@ impl Lab {
             compact: compact.at,
             head_facts: head_facts.at,
             upper: upper.at,
+            tops: tops.at,
             low: low.at,
             best: best.at,
             chosen: chosen.at,
@@ -330,6 +345,8 @@ impl Lab {
             eps: 1e-5,
             advance: 1,
             launches: 0,
+            tile: scores.tile as i32,
+            split_tokens: scores.split_tokens as i32,
             spare: 0,
         };
         let plain = |name: &str, shape: Shape, addresses: &[u64], numbers: &[i32]| {
@@ -339,15 +356,10 @@ impl Lab {
         let numbers = [vocab as i32, k as i32];
         let addresses = [b_head.at, compact.at, head_facts.at];
         plain("compact_head", Shape::new((vocab.div_ceil(64), 1, 1), 256, 0), &addresses, &numbers)?;
-        let (name, tile) = match m {
-            0..=8 => ("step_scores_8", 256),
-            9..=32 => ("step_scores_32", 128),
-            _ => ("step_scores_64", 128),
-        };
         self.launch_step("step_embed", Shape::new((m, 1, 1), 256, 0), 1, &params)?;
         self.launch_step("step_final", Shape::new((m, 1, 1), 256, 4 * k), 1, &params)?;
-        self.launch_step(name, Shape::new((vocab.div_ceil(tile), 1, 1), 256, 0), 1, &params)?;
-        self.launch_step("step_pick", Shape::new((vocab.div_ceil(2048), m, 1), 256, 4 * k), 1, &params)?;
+        self.launch_step(scores.name, scores.shape, 1, &params)?;
+        self.launch_step("step_pick", scores.pick, 1, &params)?;
         self.launch_step("step_choose", Shape::new((1, 1, 1), ROWS as u32, 0), 1, &params)?;
         let mut got = vec![0u32; 2 * m];
         self.device.read(&chosen, 0, &mut got)?;
@@ -369,17 +381,19 @@ impl Lab {
         wrong += (0..m).filter(|row| next[*row] as u32 != got[2 * row]).count();
         let at = format!("vocab {vocab} below {below} k {k} m {m}");
         self.note("step_final", at.clone(), differing(&got_normed, &want_normed), 0.0);
-        self.note(name, at, wrong as f64, 0.0);
+        self.note(scores.name, at, wrong as f64, 0.0);
         Ok(())
     }
 }
 
 /// As kernels/step.cuh has it: the sum of squares, and where the largest weighted element is.
-fn stat(row: &[f32], norm: &[f32]) -> [f64; 2] {
+fn stat(row: &[f32], norm: &[f32]) -> [f64; STAT] {
     let squares: f64 = row.iter().map(|v| f64::from(v * v)).sum();
     let key = |(i, (v, w)): (usize, (&f32, &f32))| u64::from((v * w).abs().to_bits()) << 32 | i as u64;
     let top = row.iter().zip(norm).enumerate().map(key).max().unwrap_or(0);
-    [squares, f64::from_bits(top)]
+    let mut stat = [0.0; STAT];
+    (stat[0], stat[1]) = (squares, f64::from_bits(top));
+    stat
 }
 
 /// How many pairs differ: sums by more than f64 additions in another order, places at all.
@@ -389,5 +403,5 @@ fn unlike(found: &[f64], wanted: &[f64]) -> f64 {
         let near = (a[0] - b[0]).abs() <= 1e-12 * b[0].abs();
         usize::from(!near || a[1].to_bits() != b[1].to_bits())
     };
-    found.chunks_exact(2).zip(wanted.chunks_exact(2)).map(off).sum::<usize>() as f64
+    found.chunks_exact(STAT).zip(wanted.chunks_exact(STAT)).map(off).sum::<usize>() as f64
 }

@@ -7,6 +7,8 @@
 //! absent: the arithmetic; sequences (see [`super::executor`]); models and chips that do not fit, which
 //! [`super::forward`] computes.
 
+mod shapes;
+
 use super::driver::{Buffer, Device};
 use super::forward::Buffers;
 use super::graph::Captured;
@@ -19,18 +21,17 @@ use crate::model::{HiddenActivation, RopePairing};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use shapes::{Attention, HEAD_TILE, attention, parts};
+pub(super) use shapes::{Scores, cut_attention, narrow, quantize, wide};
+
 /// Rows of one step at most, as STEP_ROWS in kernels/step.cuh.
 pub const ROWS: usize = 64;
+/// Numbers of a row's statistics: two, in a cache line of their own.
+pub(super) const STAT: usize = 16;
 /// Steps whose choices are kept.
 pub const HISTORY: usize = 64;
-/// Groups of 64 columns that a block takes at most, as CHUNKS in kernels/step_gemm.cu has them.
-const GROUPS: usize = 14;
 /// Rows of up to which products are those of kernels/step_gemm.cu; beyond, of kernels/step_wide.cu.
 const NARROW: usize = 8;
-/// Positions of which two chunks of values lie in shared memory.
-const CHUNK: usize = 128;
-/// Rows of the head of one block of step_pick.
-const PICK: usize = 2048;
 
 /// What a step leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,14 +62,15 @@ pub enum Order {
 /// Memory and graphs of the steps of one model.
 pub struct Steps {
     phases: usize,
-    stats: Buffer<f64>,        // [phases, ROWS, 2]
+    stats: Buffer<f64>,        // [phases, ROWS, STAT]
     turns: Buffer<u32>,        // [launches]
     quants: Buffer<u8>,        // [widest / 128, ROWS, 128]
     token_scales: Buffer<f32>, // [ROWS]
     sums: Buffer<i32>,         // [ROWS]
-    split: Buffer<i8>,         // [ROWS, 2, hidden]
+    split: Buffer<i8>,         // [ROWS, 2, hidden to whole blocks of 128]
     facts: Buffer<f32>,        // [ROWS, 4]
     upper: Buffer<f32>,        // [ROWS, vocab]
+    tops: Buffer<f32>,         // [ROWS, vocab / HEAD_TILE]
     low: Buffer<u32>,          // [ROWS]
     best: Buffer<u64>,         // [ROWS]
     chosen: Buffer<u32>,       // [HISTORY, m, 2]
@@ -103,7 +105,8 @@ impl Steps {
             && group <= 4
             && config.hidden.is_multiple_of(64)
             && matrices(on).into_iter().all(|(n, k, count)| {
-                narrow(device, n, k, count).is_some() && wide(device, n, k, ROWS, count).is_some()
+                let wide = |parts| wide(device, n, k, ROWS, count, parts).is_some();
+                narrow(device, n, k, count).is_some() && wide(1) && (count > 1 || wide(2))
             });
         if !fits {
             return Ok(None);
@@ -112,14 +115,15 @@ impl Steps {
         let widest = hidden.max(config.query_dim()).max(config.feed_forward);
         Ok(Some(Steps {
             phases,
-            stats: device.zeros("statistics of norms", 2 * phases * ROWS)?,
+            stats: device.zeros("statistics of norms", STAT * phases * ROWS)?,
             turns: device.zeros("turns of launches", 9 * config.layers)?,
             quants: device.zeros("int8 activations", ROWS * widest.next_multiple_of(128))?,
             token_scales: device.zeros("activation scales", ROWS)?,
             sums: device.zeros("activation sums", ROWS)?,
-            split: device.zeros("the input of the compact head", 2 * ROWS * hidden)?,
+            split: device.zeros("the input of the compact head", 2 * ROWS * hidden.next_multiple_of(128))?,
             facts: device.zeros("facts of the compact head's input", 4 * ROWS)?,
             upper: device.zeros("bounds of logits", ROWS * model.vocab)?,
+            tops: device.zeros("the largest bounds", ROWS * model.vocab.div_ceil(HEAD_TILE))?,
             low: device.zeros("bounds of the best logits", ROWS)?,
             best: device.zeros("best logits", ROWS)?,
             chosen: device.zeros("chosen tokens", 2 * HISTORY * ROWS)?,
@@ -200,7 +204,8 @@ impl Steps {
         let config = &model.config;
         let (hidden, query, kv) = (config.hidden, config.query_dim(), config.kv_dim());
         let vector = |at: Option<usize>| at.map_or(0, |at| model.vectors.address(at));
-        let stat = |phase: usize| self.stats.address(2 * phase * ROWS);
+        let stat = |phase: usize| self.stats.address(STAT * phase * ROWS);
+        let scores = Scores::of(m, model.vocab, hidden);
         let rows = StepRows {
             embedding: model.embedding.expect("steps are made where the embedding is on the device"),
             tokens: self.places.at,
@@ -217,6 +222,7 @@ impl Steps {
             compact: head.compact.at,
             head_facts: head.facts.at,
             upper: self.upper.at,
+            tops: self.tops.at,
             low: self.low.at,
             best: self.best.at,
             chosen: self.chosen.at,
@@ -230,6 +236,8 @@ impl Steps {
             eps: config.rms_eps,
             advance: (answer == Answer::Chain).into(),
             launches: (9 * config.layers) as i32,
+            tile: scores.tile as i32,
+            split_tokens: scores.split_tokens as i32,
             spare: 0,
         };
         on.launch("step_embed", Shape::new((m, 1, 1), 256, 0), 1, &rows)?;
@@ -291,8 +299,9 @@ impl Steps {
                     };
                     return on.launch(&format!("step_gemm_{which}"), shape, p.cluster as u32, &params);
                 }
-                let p = wide(device, n, k, m, count).expect("checked when the steps were made");
-                let quantize = Shape::new((m, 1, 1), 512, 0);
+                let p = wide(device, n, k, m, count, parts(device, which, n, k))
+                    .expect("checked when the steps were made");
+                let (quantize, quantize_shape) = quantize(m, k, which);
                 let mut params = StepWide {
                     weights,
                     x,
@@ -305,7 +314,7 @@ impl Steps {
                     out,
                     after: stat(phase + 1),
                     next_norm,
-                    turn: turn(quantize.grid),
+                    turn: turn(quantize_shape.grid),
                     n: n as i32,
                     m: m as i32,
                     k: k as i32,
@@ -316,9 +325,9 @@ impl Steps {
                     eps: config.rms_eps,
                     spare: 0,
                 };
-                on.launch("step_quantize", quantize, 1, &params)?;
+                on.launch(quantize, quantize_shape, 1, &params)?;
                 params.turn = turn(p.shape.grid);
-                on.launch(&format!("step_wide_{}_{which}", p.rows), p.shape, 1, &params)
+                on.launch(&p.name(which), p.shape, p.parts as u32, &params)
             };
             let first = vector(Some(norms.attn));
             gemm(&mut turn, 0, "store", b.hidden.at, first, b.qkv_address(), 0)?;
@@ -356,14 +365,8 @@ impl Steps {
         if answer == Answer::Normed {
             return Ok(());
         }
-        let (name, tokens, tile_rows) = match m {
-            0..=8 => ("step_scores_8", 8, 256),
-            9..=32 => ("step_scores_32", 32, 128),
-            _ => ("step_scores_64", 64, 128),
-        };
-        let grid = (model.vocab.div_ceil(tile_rows), m.div_ceil(tokens), 1);
-        on.launch(name, Shape::new(grid, 256, 0), 1, &rows)?;
-        on.launch("step_pick", Shape::new((model.vocab.div_ceil(PICK), m, 1), 256, 4 * hidden), 1, &rows)?;
+        on.launch(scores.name, scores.shape, 1, &rows)?;
+        on.launch("step_pick", scores.pick, 1, &rows)?;
         on.launch("step_choose", Shape::new((1, 1, 1), ROWS as u32, 0), 1, &rows)
     }
 
@@ -396,131 +399,6 @@ fn matrices(on: &On<'_>) -> [(usize, usize, usize); 4] {
     [(query + 2 * config.kv_dim(), hidden, 1), (hidden, query, 1), (ffn, hidden, 2), (hidden, ffn, 1)]
 }
 
-/// The launch of a product of up to [`NARROW`] rows: see kernels/step_gemm.cu.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Narrow {
-    pub cluster: usize,
-    clusters: usize,
-    pub tiles: usize,
-    pub round: usize,
-    shared: usize,
-}
-
-impl Narrow {
-    pub fn shape(&self) -> Shape {
-        Shape::new((self.clusters * self.cluster, 1, 1), 256, self.shared)
-    }
-}
-
-/// Shared memory that kernels have of their own, at most.
-const STATIC: usize = 9 << 10;
-
-pub(super) fn narrow(device: &Device, n: usize, k: usize, matrices: usize) -> Option<Narrow> {
-    cut_narrow(device.multiprocessors as usize, device.shared_limit - STATIC, n, k, matrices)
-}
-
-/// `None` where the columns are too many, or what a block needs is too much.
-fn cut_narrow(
-    multiprocessors: usize,
-    shared_limit: usize,
-    n: usize,
-    k: usize,
-    matrices: usize,
-) -> Option<Narrow> {
-    let groups = k / 64;
-    let fits = |c: &usize| groups.div_ceil(*c) <= GROUPS && (*c >= 4 || groups < 4 * c);
-    let cluster = [1, 2, 4, 8].into_iter().find(fits)?;
-    let all = n.div_ceil(16);
-    let tiles = all.div_ceil((multiprocessors / cluster).max(1));
-    let most = groups.div_ceil(cluster);
-    let weights = (matrices * tiles * 16 * (most | 1) * 16).next_multiple_of(1024);
-    // Sums of a tile: eight rows, sixteen and a pad of four.
-    let sums = |round: usize| matrices * cluster * round.div_ceil(cluster) * NARROW * 20 * 4;
-    let shared = |round: usize| weights + most.div_ceil(2) * NARROW * 128 + sums(round);
-    let round =
-        (1..=tiles).map(|rounds| tiles.div_ceil(rounds)).find(|round| shared(*round) <= shared_limit)?;
-    Some(Narrow { cluster, clusters: all.div_ceil(tiles), tiles, round, shared: shared(round) })
-}
-
-/// The launch of a product of more rows: see kernels/step_wide.cu.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wide {
-    /// Rows that the kernel is made for.
-    pub rows: usize,
-    pub stages: usize,
-    pub shape: Shape,
-}
-
-pub(super) fn wide(device: &Device, n: usize, k: usize, m: usize, matrices: usize) -> Option<Wide> {
-    cut_wide(device.shared_limit - STATIC, n, k, m, matrices)
-}
-
-fn cut_wide(shared_limit: usize, n: usize, k: usize, m: usize, matrices: usize) -> Option<Wide> {
-    const TEAMS: usize = 4;
-    let rows = m.next_power_of_two().max(16);
-    let weights = matrices * 64 * (k / 4 + if (k / 64).is_multiple_of(2) { 16 } else { 0 });
-    let stage = TEAMS * rows * 128;
-    let stages = k.div_ceil(128).div_ceil(TEAMS).min(shared_limit.checked_sub(weights)? / stage).min(16);
-    // Sums of the teams take the place of everything else at the end.
-    let shared = (weights + stages * stage).max(matrices * rows * 1024);
-    let fits = stages > 0 && shared <= shared_limit && k <= 8192;
-    fits.then(|| Wide { rows, stages, shape: Shape::new((n.div_ceil(64), 1, 1), 512, shared) })
-}
-
-/// How attention is cut.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attention {
-    /// Of the kernel, after the head dimension.
-    pub name: &'static str,
-    /// Blocks of one cluster.
-    pub splits: usize,
-    pub shape: Shape,
-    /// Positions of one block.
-    pub places: usize,
-    /// Positions whose values are copied at once.
-    pub chunk: usize,
-}
-
-/// `None` where a block would need too much. `heads` are the query heads, the KV heads and their dimension.
-fn attention(device: &Device, m: usize, positions: usize, heads: (usize, usize, usize)) -> Option<Attention> {
-    let multiprocessors = device.multiprocessors as usize;
-    let units = m * heads.1;
-    let name = match positions {
-        0..=256 if m * heads.0 <= 2 * multiprocessors => "1_one",
-        0..=256 => "1",
-        257..=1024 if 4 * units > 2 * multiprocessors => "1",
-        _ => "4",
-    };
-    let cut = cut_attention(name, m, positions, heads);
-    let fits = positions <= 512 * PAGE && cut.shape.shared as usize + (16 << 10) <= device.shared_limit;
-    fits.then_some(cut)
-}
-
-pub(super) fn cut_attention(
-    name: &'static str,
-    m: usize,
-    positions: usize,
-    (heads, kv_heads, dim): (usize, usize, usize),
-) -> Attention {
-    let (splits, together) = match name {
-        "1_one" => (1, 1),
-        "1" => (1, 4),
-        _ => (4, 4),
-    };
-    let places = positions.div_ceil(splits).next_multiple_of(64);
-    let chunk = CHUNK.min(places);
-    let chunks = if places > chunk { 2 } else { 1 };
-    let weights = places * together * if splits == 4 { 6 } else { 4 };
-    let grid = (splits, if together == 1 { heads } else { kv_heads }, m);
-    Attention {
-        name,
-        splits,
-        shape: Shape::new(grid, 256, weights + chunks * chunk * dim * 2),
-        places,
-        chunk,
-    }
-}
-
 /// How many of `tokens` steps in a chain from `position` on one graph serves.
 pub fn chain_len(position: usize, tokens: usize) -> usize {
     tokens.min(HISTORY).min(bucket(position + 1) - position)
@@ -535,38 +413,8 @@ fn bucket(positions: usize) -> usize {
 mod tests {
     use super::*;
 
-    const LIMIT: usize = (227 << 10) - STATIC;
-
-    #[test]
-    fn products_of_the_2b_model_fit_and_cover_every_row() {
-        for (n, k, matrices) in [(3840, 2560, 1), (2560, 2560, 1), (6912, 2560, 2), (2560, 6912, 1)] {
-            let p = cut_narrow(132, LIMIT, n, k, matrices).expect("it fits");
-            assert!(p.clusters * p.tiles * 16 >= n && (p.clusters - 1) * p.tiles * 16 < n, "{p:?}");
-            assert!(p.clusters * p.cluster <= 132 && p.shared <= LIMIT && p.round == p.tiles, "{p:?}");
-            for m in [9, 17, 64] {
-                let w = cut_wide(LIMIT, n, k, m, matrices).expect("it fits");
-                assert!(w.rows >= m && w.shape.shared as usize <= LIMIT && w.stages >= 2, "{w:?}");
-            }
-        }
-        assert_eq!(cut_narrow(132, LIMIT, 64, 64, 1).map(|p| p.cluster), Some(1));
-        assert_eq!(cut_narrow(132, LIMIT, 2560, 16_384, 1), None, "too many columns");
-        assert!(cut_wide(LIMIT, 2560, 16_384, 9, 1).is_none(), "too many columns");
-    }
-
     #[test]
     fn a_chain_ends_where_its_graph_does() {
         assert_eq!((chain_len(0, 10), chain_len(120, 64), chain_len(128, 500)), (10, 8, HISTORY));
-    }
-
-    #[test]
-    fn chunks_of_values_are_whole_turns_of_32_positions() {
-        for (name, positions) in [("1_one", 128), ("1", 256), ("4", 1024), ("4", 16_384)] {
-            let cut = cut_attention(name, 3, positions, (20, 5, 128));
-            assert!(
-                cut.places * cut.splits >= positions && cut.chunk.is_multiple_of(32 / cut.splits),
-                "{cut:?}"
-            );
-            assert!(cut.shape.shared < 200 << 10, "{cut:?}");
-        }
     }
 }

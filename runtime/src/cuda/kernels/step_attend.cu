@@ -6,6 +6,7 @@
 // apart, so the blocks of a cluster do not take runs of positions but residues: with SPLITS 4 block s has positions
 // 4 i + s. Values are copied into shared memory while scores are computed, the first of them before the kernel in front
 // is done. sm_90a alone.
+#include "exchange.cuh"
 #include "step.cuh"
 
 constexpr int THREADS = 256, WARPS = 8, MAX_PAGES = 512;
@@ -36,6 +37,9 @@ template <int HEADS> struct Floats {
         if constexpr (HEADS == 4) {
             const float4 four = *reinterpret_cast<const float4*>(from);
             f.v[0] = four.x, f.v[1] = four.y, f.v[2] = four.z, f.v[3] = four.w;
+        } else if constexpr (HEADS == 2) {
+            const float2 two = *reinterpret_cast<const float2*>(from);
+            f.v[0] = two.x, f.v[1] = two.y;
         } else {
             f.v[0] = *from;
         }
@@ -47,8 +51,13 @@ template <int HEADS> struct Floats {
     }
 };
 
-// Grid (SPLITS, query heads or kv heads, rows), clusters of (SPLITS, 1, 1).
-template <int DIM, int SPLITS, int HEADS> __device__ __forceinline__ void step_attend(const StepAttend& p) {
+template <int N> struct Turns {
+    static constexpr int value = N;
+};
+
+// Grid (SPLITS, query heads or kv heads, rows), clusters of (SPLITS, 1, 1). With two PASSES the sums of values are taken for half of
+// the heads at a time, for which all values have to be in one chunk: fewer registers, and a third block on a multiprocessor.
+template <int DIM, int SPLITS, int HEADS, int PASSES> __device__ __forceinline__ void step_attend(const StepAttend& p) {
     constexpr int STEPS = DIM / 32, EACH = DIM / 64;  // dimensions of a thread in the sum of values
     using Some = Floats<HEADS>;
     extern __shared__ __align__(16) uint8_t memory[];
@@ -58,27 +67,51 @@ template <int DIM, int SPLITS, int HEADS> __device__ __forceinline__ void step_a
     __shared__ __align__(16) float query[HEADS][DIM], parts[4][HEADS][DIM], own[HEADS][DIM];
     __shared__ __align__(16) __half fresh_key[DIM], fresh_value[DIM];
     __shared__ float maxima[WARPS][HEADS], maximum[HEADS];
-    __shared__ double doubles[WARPS][HEADS], total[HEADS];
+    __shared__ double doubles[WARPS][HEADS];
+    __shared__ float inverses[HEADS];
     __shared__ double tally_squares[WARPS];
     __shared__ unsigned long long tally_top[WARPS];
     __shared__ int table[MAX_PAGES];
+    __shared__ __align__(8) uint64_t arrived[2];  // SPLITS 1: of the two chunks of values
     const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, l = lane % 4;
     const int rank = SPLITS == 1 ? 0 : cluster_rank(), row = blockIdx.z;
     const int group = p.heads / p.cache.kv_heads, kv_head = HEADS == 1 ? blockIdx.y / group : blockIdx.y;
     const int first_head = HEADS == 1 ? blockIdx.y : kv_head * group, heads = HEADS == 1 ? 1 : group;
     const int width = p.heads * DIM, kv = p.cache.kv_heads * DIM;
     begin_turn(p.turn);
+    if (SPLITS == 1 && tid == 0) {
+        barrier_init(shared_address(&arrived[0])), barrier_init(shared_address(&arrived[1]));
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    const int page = tid < p.max_pages ? p.pages[row * p.max_pages + tid] : 0;  // on its way together with the position
     const int position = p.positions[row], positions = position + 1, residue = rank;
     const int count = positions > residue ? (positions - residue + SPLITS - 1) / SPLITS : 0;
-    for (int i = tid; i <= position / PAGE; i += THREADS) table[i] = p.pages[row * p.max_pages + i];
+    if (tid < p.max_pages) table[tid] = page;
+    for (int i = tid + THREADS; i <= position / PAGE; i += THREADS) table[i] = p.pages[row * p.max_pages + i];
     __syncthreads();
     const CacheRun keys(p.cache, table, p.layer, 0, kv_head), cached(p.cache, table, p.layer, 1, kv_head);
     auto load = [&](int chunk) {
         const int first = chunk * p.chunk, last = min(first + p.chunk, count);
         const uint32_t to = shared_address(values) + chunk % 2 * p.chunk * DIM * 2;
-        for (int index = tid; index < (last - first) * (DIM / 8); index += THREADS) {
+        // To whole turns of 32 rows, zeros behind the last: 0 times 0 does not change a sum.
+        if constexpr (SPLITS == 1) {
+            const int whole = min(last, position) - first;  // rows that no kernel of this step writes
+            for (int i = max(last - first, 0) * (DIM / 8) + tid; i < (last - first + 31) / 32 * 32 * (DIM / 8); i += THREADS)
+                *reinterpret_cast<uint4*>(values + chunk % 2 * p.chunk * DIM * 2 + i * 16) = make_uint4(0, 0, 0, 0);
+            const uint32_t barrier = shared_address(&arrived[chunk % 2]);
+            if (tid == 0 && last > first) barrier_expect(barrier, whole * DIM * 2);
+            // A page by one warp: its rows lie one after the other.
+            const int at = warp % (p.chunk / PAGE) * PAGE, rows = min(PAGE, whole - at);
+            if (lane == 0 && warp < p.chunk / PAGE && rows > 0) {
+                // The copy is of another kind than the writes of the steps before.
+                asm volatile("fence.proxy.async;" ::: "memory");
+                bulk_copy(to + at * DIM * 2, cached.row(first + at), rows * DIM * 2, barrier);
+            }
+            return;
+        }
+        for (int index = tid; index < (last - first + 31) / 32 * 32 * (DIM / 8); index += THREADS) {
             const int i = first + index / (DIM / 8), part = index % (DIM / 8), at = SPLITS * i + residue;
-            if (at != position) copy_16(to + (i - first) * DIM * 2 + part * 16, cached.row(at) + part * 8, true);
+            if (at != position) copy_16(to + (i - first) * DIM * 2 + part * 16, cached.row(i < last ? at : residue) + part * 8, i < last);
         }
         copy_commit();
     };
@@ -164,31 +197,36 @@ template <int DIM, int SPLITS, int HEADS> __device__ __forceinline__ void step_a
             }
         }
         float score[2] = {};  // of head l
+        auto scores = [&](auto turns) {
+            constexpr int U = decltype(turns)::value;
+#pragma unroll(PASSES > 1 ? 1 : HEADS)
+            for (int h = 0; h < HEADS; h++) {
+                float sum[U][8] = {};
 #pragma unroll
-        for (int h = 0; h < HEADS; h++) {
-            float sum[2][8] = {};
+                for (int j = 0; j < STEPS; j++) {
+                    const float4 a = *reinterpret_cast<const float4*>(&query[h][32 * j + 8 * l]);
+                    const float4 b = *reinterpret_cast<const float4*>(&query[h][32 * j + 8 * l + 4]);
+                    const float q[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-            for (int j = 0; j < STEPS; j++) {
-                const float4 a = *reinterpret_cast<const float4*>(&query[h][32 * j + 8 * l]);
-                const float4 b = *reinterpret_cast<const float4*>(&query[h][32 * j + 8 * l + 4]);
-                const float q[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+                    for (int u = 0; u < U; u++) {
+                        const uint32_t pairs[4] = {k[u][j].x, k[u][j].y, k[u][j].z, k[u][j].w};
 #pragma unroll
-                for (int u = 0; u < 2; u++) {
-                    const uint32_t pairs[4] = {k[u][j].x, k[u][j].y, k[u][j].z, k[u][j].w};
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const float2 pair = halves(pairs[i]);
-                        sum[u][2 * i] = __fmaf_rn(q[2 * i], pair.x, sum[u][2 * i]);
-                        sum[u][2 * i + 1] = __fmaf_rn(q[2 * i + 1], pair.y, sum[u][2 * i + 1]);
+                        for (int i = 0; i < 4; i++) {
+                            const float2 pair = halves(pairs[i]);
+                            sum[u][2 * i] = __fmaf_rn(q[2 * i], pair.x, sum[u][2 * i]);
+                            sum[u][2 * i + 1] = __fmaf_rn(q[2 * i + 1], pair.y, sum[u][2 * i + 1]);
+                        }
                     }
                 }
-            }
 #pragma unroll
-            for (int u = 0; u < 2; u++) {
-                const float v = __fmul_rn(add_lanes(sum[u], l), scale);
-                if (h == l) score[u] = v;
+                for (int u = 0; u < U; u++) {
+                    const float v = __fmul_rn(add_lanes(sum[u], l), scale);
+                    if (h == l) score[u] = v;
+                }
             }
-        }
+        };
+        if (base + WARPS * 8 < count) scores(Turns<2>());
+        else scores(Turns<1>());
         if (base + 2 * WARPS * 8 < count) load_keys(base + 2 * WARPS * 8);
 #pragma unroll
         for (int u = 0; u < 2; u++)
@@ -264,8 +302,7 @@ template <int DIM, int SPLITS, int HEADS> __device__ __forceinline__ void step_a
     } else {
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
-#pragma unroll
-            for (int step = 16; step > 0; step /= 2) sum[h] += __shfl_xor_sync(ALL, sum[h], step);
+            sum[h] = warp_sum(sum[h]);
             if (lane == 0) doubles[warp][h] = sum[h];
         }
     }
@@ -273,16 +310,16 @@ template <int DIM, int SPLITS, int HEADS> __device__ __forceinline__ void step_a
     if (tid < HEADS) {
         double v = doubles[0][tid];
         for (int i = 1; i < WARPS; i++) v += doubles[i][tid];
-        total[tid] = v;
+        inverses[tid] = static_cast<float>(1.0 / v);
     }
     __syncthreads();
     float inverse[HEADS];
 #pragma unroll
-    for (int h = 0; h < HEADS; h++) inverse[h] = static_cast<float>(1.0 / total[h]);
-    for (int i = tid; i < count; i += THREADS) {
+    for (int h = 0; h < HEADS; h++) inverse[h] = inverses[h];
+    for (int i = tid; i < (count + 31) / 32 * 32; i += THREADS) {
         Some e = Some::load(weights + i * HEADS);
 #pragma unroll
-        for (int h = 0; h < HEADS; h++) e.v[h] = round_half(__fmul_rn(e.v[h], inverse[h]));
+        for (int h = 0; h < HEADS; h++) e.v[h] = i < count ? round_half(__fmul_rn(e.v[h], inverse[h])) : 0.0f;
         e.store(weights + i * HEADS);
     }
 
@@ -293,60 +330,72 @@ template <int DIM, int SPLITS, int HEADS> __device__ __forceinline__ void step_a
     constexpr int TURNS = SPLITS == 1 ? 1 : 4;  // at once
     // SPLITS 1: residues quarter + 4 c. 4: s + 8 (quarter & 1) + 4 (quarter / 2) + 16 c.
     const int mine = SPLITS == 1 ? quarter : 2 * (quarter & 1) + quarter / 2;
-    float chain[CHAINS][HEADS][EACH] = {};
+    constexpr int NOW = HEADS / PASSES;
+    using Now = Floats<NOW>;
     put_newest(0), put_newest(1);
-    for (int index = 0; index * p.chunk < count; index++) {
-        copy_wait<1>();
-        __syncthreads();
-        const int first = index * p.chunk, last = min(first + p.chunk, count);
-        const __half* buffer = reinterpret_cast<const __half*>(values) + index % 2 * p.chunk * DIM + d;
 #pragma unroll 1
-        for (int base = first; base < last; base += TURN * TURNS) {
-            float v[TURNS][CHAINS][EACH], w[TURNS][CHAINS][HEADS];
+    for (int pass = 0; pass < PASSES; pass++) {
+        float chain[CHAINS][NOW][EACH] = {};
+        for (int index = 0; index * p.chunk < count; index++) {
+            if (SPLITS == 1) barrier_wait(shared_address(&arrived[index % 2]), index / 2 & 1);
+            else copy_wait<1>();
+            __syncthreads();
+            const int first = index * p.chunk, last = min(first + p.chunk, count);
+            const __half* buffer = reinterpret_cast<const __half*>(values) + index % 2 * p.chunk * DIM + d;
+#pragma unroll 1
+            for (int base = first; base < last; base += TURN * TURNS) {
 #pragma unroll
-            for (int turn = 0; turn < TURNS; turn++)
+                for (int part = 0; part < PASSES; part++) {
+                    constexpr int SOME = CHAINS / PASSES;  // chains at once
+                    float v[TURNS][SOME][EACH], w[TURNS][SOME][NOW];
 #pragma unroll
-                for (int c = 0; c < CHAINS; c++) {
-                    const int i = base + turn * TURN + mine + 4 * c;
-                    // Past the end: a sum that does not change by 0 times 0.
-                    const bool valid = i < last;
-                    if constexpr (EACH == 2) {
-                        const float2 pair = halves(valid ? *reinterpret_cast<const uint32_t*>(buffer + (i - first) * DIM) : 0);
-                        v[turn][c][0] = pair.x, v[turn][c][1] = pair.y;
-                    } else {
-                        v[turn][c][0] = valid ? __half2float(buffer[(i - first) * DIM]) : 0.0f;
-                    }
-                    const Some some = Some::load(weights + (valid ? i : first) * HEADS);
+                    for (int turn = 0; turn < TURNS; turn++)
 #pragma unroll
-                    for (int h = 0; h < HEADS; h++) w[turn][c][h] = valid ? some.v[h] : 0.0f;
+                        for (int c = 0; c < SOME; c++) {
+                            const int i = base + turn * TURN + mine + 4 * (part * SOME + c);
+                            if constexpr (EACH == 2) {
+                                const float2 pair = halves(*reinterpret_cast<const uint32_t*>(buffer + (i - first) * DIM));
+                                v[turn][c][0] = pair.x, v[turn][c][1] = pair.y;
+                            } else {
+                                v[turn][c][0] = __half2float(buffer[(i - first) * DIM]);
+                            }
+                            const Now some = Now::load(weights + i * HEADS + pass * NOW);
+#pragma unroll
+                            for (int h = 0; h < NOW; h++) w[turn][c][h] = some.v[h];
+                        }
+#pragma unroll
+                    for (int turn = 0; turn < TURNS; turn++)
+#pragma unroll
+                        for (int c = 0; c < SOME; c++)
+#pragma unroll
+                            for (int h = 0; h < NOW; h++)
+#pragma unroll
+                                for (int e = 0; e < EACH; e++) {
+                                    float& sum = chain[part * SOME + c][h][e];
+                                    sum = __fmaf_rn(w[turn][c][h], v[turn][c][e], sum);
+                                }
                 }
-#pragma unroll
-            for (int turn = 0; turn < TURNS; turn++)
-#pragma unroll
-                for (int c = 0; c < CHAINS; c++)
-#pragma unroll
-                    for (int h = 0; h < HEADS; h++)
-#pragma unroll
-                        for (int e = 0; e < EACH; e++) chain[c][h][e] = __fmaf_rn(w[turn][c][h], v[turn][c][e], chain[c][h][e]);
-        }
-        __syncthreads();
-        load(index + 2), put_newest(index + 2);
-    }
-    copy_wait<0>();
-#pragma unroll
-    for (int h = 0; h < HEADS; h++)
-#pragma unroll
-        for (int k = 0; k < EACH; k++) {
-            float v;
-            if constexpr (SPLITS == 1) {
-                const float a = __fadd_rn(__fadd_rn(chain[0][h][k], chain[4][h][k]), __fadd_rn(chain[2][h][k], chain[6][h][k]));
-                const float b = __fadd_rn(__fadd_rn(chain[1][h][k], chain[5][h][k]), __fadd_rn(chain[3][h][k], chain[7][h][k]));
-                v = __fadd_rn(a, b);
-            } else {
-                v = __fadd_rn(chain[0][h][k], chain[1][h][k]);
             }
-            parts[quarter][h][d + k] = v;
+            if (PASSES > 1) break;
+            __syncthreads();
+            load(index + 2), put_newest(index + 2);
         }
+#pragma unroll
+        for (int h = 0; h < NOW; h++)
+#pragma unroll
+            for (int k = 0; k < EACH; k++) {
+                float v;
+                if constexpr (SPLITS == 1) {
+                    const float a = __fadd_rn(__fadd_rn(chain[0][h][k], chain[4][h][k]), __fadd_rn(chain[2][h][k], chain[6][h][k]));
+                    const float b = __fadd_rn(__fadd_rn(chain[1][h][k], chain[5][h][k]), __fadd_rn(chain[3][h][k], chain[7][h][k]));
+                    v = __fadd_rn(a, b);
+                } else {
+                    v = __fadd_rn(chain[0][h][k], chain[1][h][k]);
+                }
+                parts[quarter][pass * NOW + h][d + k] = v;
+            }
+    }
+    if (SPLITS > 1) copy_wait<0>();
     __syncthreads();
     // Sums of this block: the last of all with SPLITS 1.
     for (int i = tid; i < HEADS * DIM; i += THREADS) {
@@ -387,13 +436,16 @@ template <int DIM, int SPLITS, int HEADS> __device__ __forceinline__ void step_a
     if (SPLITS > 1) cluster_sync();  // nobody leaves while others read its sums
 }
 
-#define ATTEND_KERNEL(name, dim, splits, heads)                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) name(const __grid_constant__ StepAttend p) {             \
-        step_attend<dim, splits, heads>(p);                                                                           \
+// 1 + passes blocks on a multiprocessor.
+#define ATTEND_KERNEL(name, dim, splits, heads, passes)                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1 + passes) name(const __grid_constant__ StepAttend p) {    \
+        step_attend<dim, splits, heads, passes>(p);                                                                   \
     }
-ATTEND_KERNEL(step_attend_64_1_one, 64, 1, 1)
-ATTEND_KERNEL(step_attend_64_1, 64, 1, 4)
-ATTEND_KERNEL(step_attend_64_4, 64, 4, 4)
-ATTEND_KERNEL(step_attend_128_1_one, 128, 1, 1)
-ATTEND_KERNEL(step_attend_128_1, 128, 1, 4)
-ATTEND_KERNEL(step_attend_128_4, 128, 4, 4)
+ATTEND_KERNEL(step_attend_64_1_one, 64, 1, 1, 1)
+ATTEND_KERNEL(step_attend_64_1_short, 64, 1, 4, 2)
+ATTEND_KERNEL(step_attend_64_1, 64, 1, 4, 1)
+ATTEND_KERNEL(step_attend_64_4, 64, 4, 4, 1)
+ATTEND_KERNEL(step_attend_128_1_one, 128, 1, 1, 1)
+ATTEND_KERNEL(step_attend_128_1_short, 128, 1, 4, 2)
+ATTEND_KERNEL(step_attend_128_1, 128, 1, 4, 1)
+ATTEND_KERNEL(step_attend_128_4, 128, 4, 4, 1)

@@ -52,11 +52,12 @@ template <int EPILOGUE> __device__ __forceinline__ void step_gemm(const StepGemm
 
     begin_turn(g.turn);
     cluster_begin();
-    for (int index = tid; index < MATRICES * rows * count; index += THREADS) {
-        const int r = index / count, chunk = index - r * count, second = r >= rows, within = r - second * rows;
-        const int row = tile0 * 16 + within;
+    // Half a warp has a row: slices are at most 14 groups.
+    for (int r = tid / 16; r < MATRICES * rows; r += THREADS / 16) {
+        const int second = r >= rows, within = r - second * rows, row = tile0 * 16 + within, chunk = tid % 16;
         const long long at = static_cast<long long>(row + second * g.n) * (g.k / 4) + (first_group + chunk) * 16;
-        copy_16(base + (second * g.tiles * 16 + within) * stride + chunk * 16, g.weights + (row < g.n ? at : 0), row < g.n);
+        if (chunk < count)
+            copy_16(base + (second * g.tiles * 16 + within) * stride + chunk * 16, g.weights + (row < g.n ? at : 0), row < g.n);
     }
     copy_commit();
     // A row of x by one warp, or by several where there are few.
