@@ -50,7 +50,9 @@ fn start() -> Server {
     };
     let short = Duration::from_millis(500);
     let limits = HttpLimits {
-        header_timeout: short,
+        // A head that comes later has no answer. Who sends a whole one must get one, also where the client is kept from
+        // sending by a busy machine; who sends a part ends its side.
+        header_timeout: PATIENCE / 2,
         body_timeout: short,
         request_timeout: Duration::from_secs(10),
         ..HttpLimits::default()
