@@ -77,7 +77,7 @@ pub struct Reply {
     pub whole: bool,
 }
 
-/// Sends `bytes` and reads until the server closes; a client that hears nothing for [`MOMENT`] ends its side first, where
+/// Sends `bytes` and reads until the server closes; a client that hears nothing for a moment ends its side first, where
 /// it is not `patient`.
 pub fn exchange(address: SocketAddr, bytes: &[u8], patient: bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the server listens");
