@@ -1,7 +1,7 @@
 """Puts the results of a long run of the fuzz targets into docs/reference/assurance.md.
 
-In: a file of JSON lines, one per target. Out: the table between the page's markers. Usage, in the repository's root:
-`python3 tools/fuzz/table.py fuzz.jsonl "where and when it ran"`.
+In: a file of JSON lines, one per target. Out: the table between the page's markers; rows of targets that the file lacks
+stay as they are. Usage, in the repository's root: `python3 tools/fuzz/table.py fuzz.jsonl "where and when it ran"`.
 """
 
 import json
@@ -33,11 +33,13 @@ def main(path, where):
         "| target | executions | CPU minutes | edges | MB with sanitizer | slowest with sanitizer, s | slowest kept input in a release, s "
         "| distinct failures |\n|---|---|---|---|---|---|---|---|\n"
     )
-    table = f"{where}\n\n{head}" + "".join(map(row, lines))
     with open(PAGE, encoding="utf-8") as file:
         text = file.read()
     before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
+    old, after = rest.split(END)
+    rows = {line.split("`")[1]: line for line in old.splitlines(keepends=True) if line.startswith("| `")}
+    rows |= {line["target"]: row(line) for line in lines}
+    table = f"{where}\n\n{head}" + "".join(rows.values())
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(before + BEGIN + table + END + after)
 

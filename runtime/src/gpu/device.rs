@@ -24,7 +24,7 @@ impl OnDevice {
         OnDevice { accelerator, own, selection, logits: Vec::new(), best: Vec::new() }
     }
 
-    /// Logits [vocab] of the last of `tokens`, which are not empty. On an error the sequence is as before.
+    /// Logits `[vocab]` of the last of `tokens`, which are not empty. On an error the sequence is as before.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.evaluate(tokens, Want::Logits)?;
         Ok(&self.logits)
@@ -59,7 +59,7 @@ impl OnDevice {
         Ok(())
     }
 
-    /// Passes the logits [vocab] of every one of `tokens` to `sink(index, logits)`, in order.
+    /// Passes the logits `[vocab]` of every one of `tokens` to `sink(index, logits)`, in order.
     pub fn logits_all(
         &mut self,
         tokens: &[u32],

@@ -2,7 +2,7 @@
 //!
 //! In: a spec, a digest it must have, licences that were accepted. Out: [`Fetched`]. What is there is used: by its
 //! length where its digest was checked when it came, by its digest with [`Options::verify`] and whenever the network
-//! is off. Deliberately absent: how bytes travel (see [`super::download`], [`super::pypi`], [`super::bundle`]).
+//! is off. Deliberately absent: how bytes travel (see `download`, [`super::pypi`], [`super::bundle`]).
 
 use super::digest::{self, Expected, Sums};
 use super::hub::Cached;

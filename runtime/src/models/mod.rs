@@ -2,7 +2,7 @@
 //!
 //! In: a [`Spec`] (a name of the catalog, `hf:`, `pypi:`, `http(s):`, `file:` or `bundle:`). Out: [`Fetched`], a path
 //! whose content has the digest that it must have. [`fetch`] is the way in; [`hub`] keeps the cache that Python's
-//! huggingface_hub shares, [`slot`] the one below `CACHE/models`; [`download`] is the engine for both.
+//! huggingface_hub shares, [`slot`] the one below `CACHE/models`; `download` is the engine for both.
 //! Deliberately absent: what is inside a model file (see [`crate::gguf`]), and any use of a file before its digest
 //! was checked.
 

@@ -5,7 +5,8 @@ use crate::{Error, Result};
 use std::ffi::CString;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Free bytes that stay after a download.
@@ -87,7 +88,7 @@ pub fn publish(partial: &Path, path: &Path) -> Result<()> {
 /// Writes a small file whole or not at all.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     create_parent(path)?;
-    let partial = with_suffix(path, &format!(".{}.new", std::process::id()));
+    let partial = unfinished(path);
     fs::write(&partial, content).map_err(|error| Error::io(&partial, error))?;
     publish(&partial, path)
 }
@@ -98,10 +99,17 @@ pub fn link(target: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|old| old == target) {
         return Ok(());
     }
-    let new = with_suffix(link, &format!(".{}.new", std::process::id()));
+    let new = unfinished(link);
     remove(&new)?;
     std::os::unix::fs::symlink(target, &new).map_err(|error| Error::io(&new, error))?;
     fs::rename(&new, link).map_err(|error| Error::io(link, error))
+}
+
+/// A name beside `path` that no other process and no other thread of this one writes to.
+fn unfinished(path: &Path) -> PathBuf {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    with_suffix(path, &format!(".{}-{number}.new", std::process::id()))
 }
 
 /// Removes a file, a link or a folder; nothing there is fine.
@@ -113,4 +121,30 @@ pub fn remove(path: &Path) -> Result<()> {
         Err(error) => Err(error),
     };
     removed.map_err(|error| Error::io(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_write_one_file_or_link_do_not_meet() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (file, to) = (dir.path().join("refs/main"), dir.path().join("link"));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for number in 0..20 {
+                        write_whole(&file, b"0123456789").expect("written");
+                        link(Path::new(["a", "b"][number % 2]), &to).expect("linked");
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read(&file).expect("there"), b"0123456789");
+        let left = fs::read_dir(dir.path())
+            .expect("there")
+            .chain(fs::read_dir(dir.path().join("refs")).expect("there"));
+        assert_eq!(left.count(), 3);
+    }
 }

@@ -20,6 +20,7 @@ pub(super) struct Symbol {
 }
 
 /// What two adjacent symbols merge into.
+#[derive(Clone, Copy)]
 pub(super) struct Merged {
     pub(super) rank: u32,
     pub(super) id: u32,

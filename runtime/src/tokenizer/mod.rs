@@ -311,7 +311,7 @@ impl Tokenizer {
 
     /// Ids that stand for something: without the padding at the end.
     pub fn real_vocab_size(&self) -> usize {
-        self.vocab.unpadded_len()
+        self.vocab.unpadded_len
     }
 
     /// `llama3`, `smollm`, `qwen2`, `gpt-2`, `falcon`, `llama-bpe`, `default` or `llama-spm`.

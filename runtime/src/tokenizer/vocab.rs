@@ -101,6 +101,8 @@ pub(super) struct Vocab {
     /// The bytes of every token, back to back; token `i` ends at `ends[i]`.
     bytes: Vec<u8>,
     ends: Vec<u32>,
+    /// Ids without the padding that converters append up to the embedding's size: unused `[PAD<id>]` tokens.
+    pub(super) unpadded_len: usize,
     /// Control, user-defined and unknown tokens with their texts, longest text first.
     pub(super) special: Vec<(u32, Vec<u8>)>,
     /// Ascending.
@@ -148,12 +150,14 @@ impl Vocab {
             kinds,
             bytes: Vec::new(),
             ends: Vec::new(),
+            unpadded_len: 0,
             special: Vec::new(),
             end_of_generation: ends.to_vec(),
             end_of_turn: None,
         };
         vocab.mark_known_texts();
         vocab.collect_bytes(spelling, path)?;
+        vocab.unpadded_len = vocab.count_unpadded();
         Ok(vocab)
     }
 
@@ -184,8 +188,7 @@ impl Vocab {
         self.kind(id) == Some(Kind::Normal) && self.bytes(id).len() > 1
     }
 
-    /// Ids without the padding that converters append up to the embedding's size: unused `[PAD<id>]` tokens.
-    pub(super) fn unpadded_len(&self) -> usize {
+    fn count_unpadded(&self) -> usize {
         let is_padding = |id: usize| {
             self.kinds[id] == Kind::Unused && self.id(format!("[PAD{id}]").as_bytes()) == Some(id as u32)
         };

@@ -177,7 +177,7 @@ fn journal(site: &Site) -> Result<(Vec<usize>, BTreeSet<usize>), String> {
 }
 
 /// Times a fetch of `mib` MiB, writing as many to the same disk in two ways of which the faster counts, hashing as many on
-/// one core, and what bare sockets get from this hub (see [`ceiling`]), `rounds` times in turns. Rates are in MiB/s;
+/// one core, and what bare sockets get from this hub (see `ceiling`), `rounds` times in turns. Rates are in MiB/s;
 /// seconds are those that processors spent while the fetch ran.
 pub fn speed(binary: &Path, mib: usize, rounds: usize, folder: Option<&Path>) -> Result<Value, String> {
     let site = Site::new(binary, mib, folder);

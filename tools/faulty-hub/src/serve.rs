@@ -37,6 +37,7 @@ pub struct State {
     storage: String,
     files: Mutex<BTreeMap<(String, String), Arc<File>>>,
     pub faults: Faults,
+    turn: Mutex<()>,
     pub log: Mutex<Vec<Logged>>,
     pub sent: AtomicU64,
     pub stop: Stop,
@@ -48,6 +49,7 @@ impl State {
             storage,
             files: Mutex::default(),
             faults: Mutex::default(),
+            turn: Mutex::default(),
             log: Mutex::default(),
             sent: AtomicU64::new(0),
             stop: Stop::new(false),
@@ -70,6 +72,19 @@ impl State {
         let (_, times, fault) = faults.iter_mut().find(|(kind, times, _)| *kind == on && *times > 0)?;
         *times -= 1;
         Some(fault.clone())
+    }
+
+    /// The next fault and the file that a request for its bytes gets. One request after the other: where a file is replaced
+    /// no other sees the fault taken and the old file.
+    fn next_data(&self, repo: &str, name: &str) -> Option<(Option<Fault>, Arc<File>)> {
+        let _turn = self.turn.lock().expect("no thread panicked");
+        let old = self.file(repo, name)?;
+        let fault = self.take_fault(On::Data);
+        if fault != Some(Fault::Replace) {
+            return Some((fault, old));
+        }
+        self.add(repo, name, old.content.iter().rev().copied().collect());
+        Some((fault, self.file(repo, name)?))
     }
 }
 
@@ -139,14 +154,10 @@ fn answer(request: &Request, stream: &mut TcpStream, state: &State, at_storage: 
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
         ["api", "models", owner, name, "revision", _] => list(stream, state, &format!("{owner}/{name}")),
-        ["plain", file] => {
-            let Some(file) = state.file("plain", file) else { return status(stream, 404, &[]) };
-            data(request, stream, state, ("plain", parts[1]), &file, range)
-        }
+        ["plain", file] => data(request, stream, state, ("plain", file), range),
         ["storage", owner, name, file @ ..] => {
             let (repo, file) = (format!("{owner}/{name}"), file.join("/"));
-            let Some(found) = state.file(&repo, &file) else { return status(stream, 404, &[]) };
-            data(request, stream, state, (&repo, &file), &found, range)
+            data(request, stream, state, (&repo, &file), range)
         }
         [owner, name, "resolve", _, file @ ..] => {
             resolve(request, stream, state, &format!("{owner}/{name}"), &file.join("/"), range)
@@ -217,7 +228,7 @@ fn resolve(
         headers.push(("Content-Length", found.content.len().to_string()));
         return head(stream, 200, &headers);
     }
-    data(request, stream, state, (repo, file), &found, range)
+    data(request, stream, state, (repo, file), range)
 }
 
 /// Faults that need no file.
@@ -251,10 +262,9 @@ fn data(
     stream: &mut TcpStream,
     state: &State,
     (repo, name): (&str, &str),
-    file: &File,
     range: Option<(u64, u64)>,
 ) -> Option<()> {
-    let fault = state.take_fault(On::Data);
+    let Some((fault, file)) = state.next_data(repo, name) else { return status(stream, 404, &[]) };
     let total = file.content.len() as u64;
     let mut tag = format!("\"{}\"", file.tag);
     let same = request.headers.get("if-range").is_none_or(|wanted| *wanted == tag);
@@ -284,12 +294,7 @@ fn data(
         }
         Some(Fault::WrongRange) => shown = (first + 1, last + 1),
         Some(Fault::OtherTag) => tag = "\"another\"".into(),
-        Some(Fault::Replace) => {
-            let mut other = file.content.clone();
-            other.reverse();
-            state.add(repo, name, other);
-            return status(stream, 503, &[]);
-        }
+        Some(Fault::Replace) => return status(stream, 503, &[]),
         Some(Fault::DropBeforeHeaders | Fault::DropInHeaders | Fault::Hang | Fault::Loop) => {
             return simple_fault(stream, fault.as_ref().expect("see the pattern"), &request.path);
         }
@@ -324,8 +329,13 @@ fn data(
 
 fn send(stream: &mut TcpStream, state: &State, body: &[u8]) -> Option<()> {
     for piece in body.chunks(PIECE) {
-        stream.write_all(piece).ok()?;
-        state.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        let len = piece.len() as u64;
+        // Counted before it goes, so that whoever has it finds it counted.
+        state.sent.fetch_add(len, Ordering::Relaxed);
+        if stream.write_all(piece).is_err() {
+            state.sent.fetch_sub(len, Ordering::Relaxed);
+            return None;
+        }
     }
     Some(())
 }

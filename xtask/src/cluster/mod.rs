@@ -2,7 +2,7 @@
 //!
 //! In: a cluster, which `up` starts on this machine or is told of. Out: receipts of work in shards, a model served by replicas. The
 //! Python is thin and lies in tools/ray; what it is written with is pinned there. [`plan`] cuts work into shards,
-//! [`merge`] and [`jobs`] put it together. Deliberately absent: scheduling, health and transport, which are Ray's.
+//! [`merge`] and `jobs` put it together. Deliberately absent: scheduling, health and transport, which are Ray's.
 
 mod eval;
 mod jobs;

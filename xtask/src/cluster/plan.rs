@@ -2,7 +2,7 @@
 //!
 //! In: files with their digests, a command line for each shard. Out: an [`Answer`] for each, in the order of the plan. The Python
 //! is tools/ray/dispatch.py, which does a shard again elsewhere where its worker is lost. Deliberately absent: what the
-//! commands mean, and putting together what they printed (see [`super::merge`], [`super::jobs`]).
+//! commands mean, and putting together what they printed (see [`super::merge`], `jobs`).
 
 use super::Cluster;
 use crate::ctx::Ctx;

@@ -50,7 +50,11 @@ pub async fn accept(
         }
         let open = Open::new(&app);
         let (router, tls, watcher) = (router.clone(), tls.clone(), graceful.watcher());
+        // A second one, since the first ends with the connection and not with what counts it.
+        let until_counted = graceful.watcher();
         tokio::spawn(async move {
+            // Dropped last: who waits for the end of all connections then finds none counted.
+            let _until_counted = until_counted;
             let _open = open;
             // Small events must not wait for each other.
             let _ = stream.set_nodelay(true);
@@ -179,4 +183,40 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::router;
+    use crate::settings::Settings;
+
+    #[test]
+    fn whoever_waited_for_the_end_of_connections_finds_none_counted() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("threads");
+        for _ in 0..100 {
+            let app = Arc::new(App::new(Settings::default(), Vec::new()));
+            let counted = runtime.block_on(async {
+                let listener = bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+                let address = listener.local_addr().expect("an address");
+                let graceful = Arc::new(GracefulShutdown::new());
+                let routes = router(Arc::clone(&app));
+                let accepting =
+                    tokio::spawn(accept(listener, Arc::clone(&app), routes, None, Arc::clone(&graceful)));
+                let mut clients = Vec::new();
+                for _ in 0..8 {
+                    clients.push(tokio::net::TcpStream::connect(address).await.expect("it is accepted"));
+                }
+                while app.metrics.connections.get() < 8 {
+                    tokio::task::yield_now().await;
+                }
+                accepting.abort();
+                let _ = accepting.await;
+                Arc::into_inner(graceful).expect("nobody accepts").shutdown().await;
+                app.metrics.connections.get()
+            });
+            assert_eq!(counted, 0);
+        }
+    }
 }
