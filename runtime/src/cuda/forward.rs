@@ -3,7 +3,7 @@
 //! In: rows whose tokens, positions and pages were written to [`Buffers`]. Out: logits or best tokens in the buffers.
 //! Everything is launched on one stream, in order, so it can be captured into a graph. Where several devices share the model,
 //! each has columns of every vector, and a vector is gathered before it is normed: the kernel that norms and quantizes
-//! whole rows then does on every device what it would do on one ([`exchange`]). Deliberately absent: sequences and pages (see
+//! whole rows then does on every device what it would do on one (the module `exchange`). Deliberately absent: sequences and pages (see
 //! [`super::executor`]), and the split itself (see [`crate::gpu::shard`]).
 
 use super::driver::{Buffer, Device};

@@ -2,7 +2,7 @@
 //!
 //! In: a seed. Out: one [`Check`] per kernel and shape. Integer products must be exact, so their descaled results equal
 //! the host's to the last bit; float kernels are compared with f64 by relative L2. Deliberately absent: the kernels of
-//! decoding steps (see [`super::smoke_step`]).
+//! decoding steps (see `smoke_step`).
 
 use super::driver::{Buffer, Device};
 use super::forward::{gemm_shape, head_kernel, product_kernel, rows_of_block};

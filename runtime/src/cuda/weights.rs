@@ -48,7 +48,7 @@ pub enum Layers {
 
 /// Ternary layers in one buffer.
 pub struct Packed {
-    /// [layers] of q, k, v | o | gate | up | down.
+    /// Layers of q, k, v | o | gate | up | down.
     pub weights: Buffer<u8>,
     pub layer_bytes: usize,
     /// Offsets of o, gate (then up) and down in a layer.
