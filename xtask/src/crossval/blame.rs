@@ -362,7 +362,7 @@ mod tests {
             &[(TapPoint::AttnNorm, Some(1), row), (TapPoint::AttnOutput, Some(1), row)],
         );
         let all = [
-            (TapPoint::AttnSubNorm, Some(0), row),
+            (TapPoint::Query, Some(0), row),
             (TapPoint::AttnNorm, Some(1), row),
             (TapPoint::Attention, Some(1), row),
             (TapPoint::AttnSubNorm, Some(1), row),

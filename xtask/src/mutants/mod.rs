@@ -98,6 +98,7 @@ pub fn run(ctx: &Ctx, args: &MutantsArgs) -> Result<ExitCode> {
         outcomes.extend(judge::read_below(path)?);
     }
     if args.from.is_empty() {
+        fetch(ctx)?;
         for (name, module) in &chosen {
             outcomes.extend(mutate(ctx, args, name, module)?);
         }
@@ -123,6 +124,13 @@ impl Config {
             None => Ok(config),
         }
     }
+}
+
+/// The crates of Cargo.lock: the builds of the mutants have no network.
+fn fetch(ctx: &Ctx) -> Result<()> {
+    let command = ctx.cargo(["fetch", "--locked"])?;
+    let finished = proc::run(ctx, &command, Stdout::Log, &ctx.log_file("mutants-fetch")?, |_| {})?;
+    if finished.success() { Ok(()) } else { fail(ExitCode::Network, finished.explain()) }
 }
 
 /// Every mutant of a module, in a copy of the tree.
