@@ -71,7 +71,7 @@ pub fn read(path: &Path) -> Result<Vec<Outcome>> {
         }
     };
     let mutant = |row: Row| {
-        let name = row.scenario["Mutant"]["name"].as_str()?.to_string();
+        let name = plain_path(row.scenario["Mutant"]["name"].as_str()?);
         Some(Outcome { name, fate: row.summary })
     };
     Ok(file.outcomes.into_iter().filter_map(mutant).collect())
@@ -150,6 +150,19 @@ pub fn judge(name: &str, module: &Module, config: &Config, outcomes: &[Outcome],
 pub enum Whole {
     Yes,
     No,
+}
+
+/// A mutant's name with the path as the tree has it: `a/src/../../b/c.rs` of a `#[path]` attribute is `b/c.rs`.
+fn plain_path(name: &str) -> String {
+    let (path, change) = name.split_once(':').unwrap_or((name, ""));
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("{}:{change}", parts.join("/"))
 }
 
 fn path_of(name: &str) -> &str {
@@ -245,7 +258,7 @@ mod tests {
         let path = dir.path().join("x/outcomes.json");
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let text = r#"{"outcomes": [{"scenario": "Baseline", "summary": "Success"},
-            {"scenario": {"Mutant": {"name": "a.rs:1:2: replace f with ()"}}, "summary": "MissedMutant"}]}"#;
+            {"scenario": {"Mutant": {"name": "t/x/src/../../../a.rs:1:2: replace f with ()"}}, "summary": "MissedMutant"}]}"#;
         std::fs::write(&path, text).unwrap();
         assert_eq!(
             read_below(dir.path()).unwrap(),

@@ -152,7 +152,8 @@ fn mutate(ctx: &Ctx, args: &MutantsArgs, name: &str, module: &Module) -> Result<
 
 fn command(ctx: &Ctx, args: &MutantsArgs, binary: &Path, module: &Module, out: &Path) -> Result<Command> {
     let mut words = vec!["mutants".to_string(), "--package".into(), module.package.clone()];
-    words.extend(module.files.iter().flat_map(|file| ["--file".to_string(), file.clone()]));
+    // What a `#[path]` attribute brings in has the attribute's folders before it.
+    words.extend(module.files.iter().flat_map(|file| ["--file".to_string(), format!("**/{file}")]));
     words.extend(module.targets.iter().flat_map(|target| ["--cargo-arg".to_string(), target.clone()]));
     words.extend(["--profile", "mutants", "--no-shuffle", "--colors", "never"].map(String::from));
     words.extend(["--jobs".to_string(), args.jobs.to_string()]);
@@ -162,8 +163,9 @@ fn command(ctx: &Ctx, args: &MutantsArgs, binary: &Path, module: &Module, out: &
     let tests = module.tests.iter().map(String::as_str);
     let tests: Vec<&str> =
         if module.tests.is_empty() { vec![] } else { ["--", "--"].into_iter().chain(tests).collect() };
-    let command =
-        command.env("INSTA_UPDATE", "no").env("CARGO_NET_OFFLINE", "true").env("PROPTEST_CASES", CASES);
+    let command = command.env("INSTA_UPDATE", "no").env("CARGO_NET_OFFLINE", "true");
+    // That a property fails is enough: nobody reads for which smallest input.
+    let command = command.env("PROPTEST_CASES", CASES).env("PROPTEST_MAX_SHRINK_ITERS", "0");
     Ok(command.args(tests).dir(ctx.root()?))
 }
 
