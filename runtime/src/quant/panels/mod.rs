@@ -20,9 +20,8 @@ use crate::tensor::TensorType;
 pub(crate) const PREPARED_TOKENS: usize = 8;
 pub(crate) const PREPARED_BLOCK: usize = 2 * 4 + 8 * 4;
 
-/// Activation rows that AMX takes at once, and their sums with the 64 rows of a panel.
-pub(crate) const SUMS_TOKENS: usize = 256;
-pub(crate) const SUMS_BYTES: usize = SUMS_TOKENS * 64 * 4;
+/// Memory for the sums that AMX leaves: of 512 activation rows with two groups.
+pub(crate) const SUMS_BYTES: usize = 512 * 2 * ROWS * 4;
 
 /// Rows of a group.
 pub const ROWS: usize = 16;

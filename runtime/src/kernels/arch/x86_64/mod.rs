@@ -101,7 +101,7 @@ pub const MATMUL512: &[MatmulKernel] = &[
 #[cfg(target_os = "linux")]
 const fn amx(id: &'static str, weight: TensorType) -> MatmulKernel {
     let kernel = panels(id, weight, SimdLevel::AmxInt8, Layout::Trits, panels_amx::trits);
-    MatmulKernel { shapes: &[Shape::Prefill], ..kernel }
+    MatmulKernel { shapes: &[Shape::Batch, Shape::Prefill], ..kernel }
 }
 
 /// Kernels for repacked rows.

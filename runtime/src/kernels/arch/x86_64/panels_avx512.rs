@@ -188,6 +188,7 @@ pub(super) fn panel<const R: usize>(tile: &mut PanelTile<'_>, first: usize, star
     unpack::<R>(
         &tile.weights[first * tile.group_bytes..][..R * tile.group_bytes],
         0..tile.group_bytes / 64,
+        R * tile.group_bytes,
         tile.scratch,
     );
     multiply_block::<R>(tile, first, start);
@@ -212,13 +213,15 @@ fn multiply_block<const R: usize>(tile: &mut PanelTile<'_>, first: usize, start:
     }
 }
 
-/// The codes of `R` groups in some of their steps of 20 columns: vector `i * R + r` holds columns 4i..4i + 4 of group r.
+/// The codes of `R` groups in some of their steps of 20 columns: vector `i * R + r` holds columns 4i..4i + 4 of group r. What is
+/// wanted next is `ahead` bytes further: the hardware does not see it, as groups lie far apart and steps end soon.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-pub(super) fn unpack<const R: usize>(groups: &[u8], steps: Range<usize>, codes: &mut [u8]) {
+pub(super) fn unpack<const R: usize>(groups: &[u8], steps: Range<usize>, ahead: usize, codes: &mut [u8]) {
     let tables = Tables::load();
     let codes = codes.as_chunks_mut::<64>().0;
     for (r, group) in groups.chunks_exact(groups.len() / R).enumerate() {
         for (step, bytes) in group.as_chunks::<64>().0[steps.clone()].iter().enumerate() {
+            prefetch(bytes.as_ptr().wrapping_add(ahead));
             for (i, vector) in tables.all(load512(bytes)).into_iter().enumerate() {
                 store512(&mut codes[(5 * step + i) * R + r], vector);
             }
