@@ -11,7 +11,7 @@ use super::kv_cache::{KvCache, KvType, Run};
 use super::pages::{PAGE, SequenceId};
 use crate::kernels::KernelSet;
 use crate::kernels::ops::{
-    KeysQ8, PARTS, Q8_BLOCK, QUERIES, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8,
+    KeysQ8, PARTS, Q8_BLOCK, QUERIES, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16, ValuesQ8, WeighF16,
 };
 use crate::quant::activation::ActivationType;
 use crate::quant::blocks::{BlockQ8_0, blocks};
@@ -45,12 +45,13 @@ pub(super) struct Attention<'a> {
 
 /// Memory of one thread.
 pub(super) struct Scratch {
-    queries: Vec<f32>, // [QUERIES, head_dim]
-    scores: Vec<f32>,  // [QUERIES, positions of whole pages]
-    sums: Vec<f32>,    // [QUERIES, PARTS, head_dim]; q8_0: [QUERIES, head_dim]
-    quants: Vec<i8>,   // q8_0 queries [QUERIES, head_dim]
-    scales: Vec<f32>,  // [QUERIES, head_dim / Q8_BLOCK]
-    packed: Vec<u8>,   // one query as q8_0
+    queries: Vec<f32>,  // [QUERIES, head_dim]
+    scores: Vec<f32>,   // [QUERIES, positions of whole pages]
+    sums: Vec<f32>,     // [QUERIES, PARTS, head_dim]; q8_0: [QUERIES, head_dim]
+    starts: Vec<usize>, // of the values of every page
+    quants: Vec<i8>,    // q8_0 queries [QUERIES, head_dim]
+    scales: Vec<f32>,   // [QUERIES, head_dim / Q8_BLOCK]
+    packed: Vec<u8>,    // one query as q8_0
 }
 
 impl Scratch {
@@ -62,6 +63,7 @@ impl Scratch {
             queries: vec![0.0; QUERIES * d],
             scores: vec![0.0; QUERIES * context],
             sums: vec![0.0; QUERIES * PARTS * d],
+            starts: Vec::with_capacity(context / PAGE),
             quants: vec![0; q8(QUERIES * d)],
             scales: vec![0.0; q8(QUERIES * d / Q8_BLOCK)],
             packed: vec![0; q8(ActivationType::Q8_0.row_bytes(d))],
@@ -213,8 +215,26 @@ impl Attention<'_> {
             unsafe { (self.kernels.ops.softmax)(scores, *count) }
         }
         let weights = Weights { values: &scores, stride };
-        match self.cache.shape().ty {
-            KvType::F16 => {
+        match (self.cache.shape().ty, self.kernels.ops.weigh_f16) {
+            // One query of each head reads its values once: then the order in which they lie is best.
+            (KvType::F16, Some(weigh)) if tile.queries.len() > 4 && d.is_multiple_of(64) => {
+                scratch.starts.clear();
+                let start = |page: &u32| self.cache.run_start(self.layer, *page, tile.kv_head);
+                scratch.starts.extend(tile.pages.iter().map(start));
+                let mut args = WeighF16 {
+                    weights: &scores,
+                    stride,
+                    counts: tile.counts(),
+                    values: self.cache.all_values(),
+                    starts: &scratch.starts,
+                    per_run: PAGE,
+                    head_dim: d,
+                    out,
+                };
+                // SAFETY: the kernel set was selected for this CPU.
+                unsafe { weigh(&mut args) }
+            }
+            (KvType::F16, _) => {
                 let sums = &mut scratch.sums[..tile.queries.len() * PARTS * d];
                 self.values(tile, weights, 0..PARTS, sums);
                 for (sums, out) in sums.chunks_exact(PARTS * d).zip(out.chunks_exact_mut(d)) {
@@ -222,7 +242,7 @@ impl Attention<'_> {
                     unsafe { (self.kernels.ops.add_up_parts)(sums, out) }
                 }
             }
-            KvType::Q8_0 => self.values(tile, weights, 0..d, out),
+            (KvType::Q8_0, _) => self.values(tile, weights, 0..d, out),
         }
         scratch.scores = scores;
     }

@@ -198,6 +198,19 @@ impl KvCache {
         self.store.run(self.run_number(layer, page, head), self.shape.head_dim)
     }
 
+    /// All values of a cache of half floats; none of another.
+    pub fn all_values(&self) -> &[u16] {
+        match &self.store {
+            Store::F16 { values, .. } => values,
+            Store::Q8 { .. } => &[],
+        }
+    }
+
+    /// Where the keys and values of `head` in the page [PAGE, head_dim] start, in elements.
+    pub fn run_start(&self, layer: usize, page: u32, head: usize) -> usize {
+        self.run_number(layer, page, head) * PAGE * self.shape.head_dim
+    }
+
     /// Key and value of one position, as f32.
     pub fn read(
         &self,

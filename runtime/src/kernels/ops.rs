@@ -9,7 +9,7 @@ use super::SimdLevel;
 use std::ops::Range;
 
 /// Queries that one call takes: with them, every key and value is loaded and widened once.
-pub const QUERIES: usize = 4;
+pub const QUERIES: usize = 16;
 /// Partial sums of a weighted sum of half-precision values: position p goes to sum p % PARTS.
 pub const PARTS: usize = 32;
 /// Elements that share a scale in q8_0.
@@ -47,6 +47,22 @@ pub struct ValuesF16<'a> {
     pub parts: Range<usize>,
     /// [queries, parts, head_dim], added to.
     pub sums: &'a mut [f32],
+}
+
+/// Weighted sums of half-precision values over all positions of a tile.
+pub struct WeighF16<'a> {
+    /// As in [`ValuesF16`].
+    pub weights: &'a [f32],
+    pub stride: usize,
+    /// Positions that each query sees.
+    pub counts: &'a [usize],
+    pub values: &'a [u16],
+    /// Where in `values` every `per_run` positions [per_run, head_dim] start.
+    pub starts: &'a [usize],
+    pub per_run: usize,
+    pub head_dim: usize,
+    /// [queries, head_dim].
+    pub out: &'a mut [f32],
 }
 
 /// Queries in q8_0: per block of [`Q8_BLOCK`] elements a scale.
@@ -144,6 +160,9 @@ pub struct Ops {
     pub softmax: unsafe fn(scores: &mut [f32], positions: usize),
     pub values_f16: unsafe fn(args: &mut ValuesF16<'_>),
     pub values_q8_0: unsafe fn(args: &mut ValuesQ8<'_>),
+    /// What `values_f16` over all positions and then `add_up_parts` give, of heads of whole 64 elements: faster for many queries, where
+    /// there is one.
+    pub weigh_f16: Option<unsafe fn(args: &mut WeighF16<'_>)>,
     /// `sums` [PARTS, head_dim] to `out` `[head_dim]`.
     pub add_up_parts: unsafe fn(sums: &[f32], out: &mut [f32]),
     pub f16_from_f32: unsafe fn(src: &[f32], dst: &mut [u16]),

@@ -4,7 +4,7 @@
 use super::all::ops::OPS as SCALAR;
 use crate::kernels::ops::{
     KeysQ8, Ops, PARTS, Q8_BLOCK, Q8_GROUP, QUERIES, QueriesQ8, RunQ8, ScoresF16, ScoresQ8, ValuesF16,
-    ValuesQ8,
+    ValuesQ8, WeighF16,
 };
 use crate::kernels::registry::OPS;
 use half::f16;
@@ -123,6 +123,23 @@ impl Case {
             // SAFETY: as above.
             unsafe { (ops.add_up_parts)(sums, out) };
         }
+        if let Some(weigh) = ops.weigh_f16.filter(|_| d.is_multiple_of(64)) {
+            let mut at_once = vec![f32::NAN; n * d];
+            let starts: Vec<usize> = (0..longest / run).map(|number| number * run * d).collect();
+            let mut args = WeighF16 {
+                weights: &scores,
+                stride: longest,
+                counts: &self.counts,
+                values: &packed.values_f16,
+                starts: &starts,
+                per_run: run,
+                head_dim: d,
+                out: &mut at_once,
+            };
+            // SAFETY: as above.
+            unsafe { weigh(&mut args) };
+            assert_eq!(bits(&at_once), bits(&out), "weighed at once, and part by part");
+        }
         out
     }
 
@@ -227,6 +244,18 @@ proptest! {
 }
 
 /// Keys, values and queries of the largest magnitude: 8-bit products must not wrap.
+#[test]
+fn long_contexts_equal_scalar() {
+    // More rows of a partial sum than are widened at a time, and numbers of queries that are not whole fours.
+    for (run, counts) in [(64, vec![1100, 513, 512, 511, 1, 1099]), (512, vec![700; 13])] {
+        let case = Case::random(64, counts, run, 1.0, 7);
+        let expected = case.attend(&SCALAR, Kv::F16);
+        for ops in levels() {
+            assert_eq!(bits(&case.attend(ops, Kv::F16)), bits(&expected), "{:?}", ops.level);
+        }
+    }
+}
+
 #[test]
 fn extremes_equal_scalar() {
     for d in [64, 128] {

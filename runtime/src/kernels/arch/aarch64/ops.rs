@@ -25,6 +25,7 @@ const fn instance<D: Dot>(level: SimdLevel) -> Ops {
         softmax: attention::softmax::<Halves>,
         values_f16: attention::values_f16::<Halves>,
         values_q8_0: attention::values_q8_0::<Halves>,
+        weigh_f16: None,
         add_up_parts: attention::add_up_parts,
         f16_from_f32: portable::f16_from_f32::<Halves>,
         round_to_f16: portable::round_to_f16::<Halves>,

@@ -24,6 +24,7 @@ pub const OPS: Ops = Ops {
     softmax: attention::softmax::<PortableF16>,
     values_f16: attention::values_f16::<PortableF16>,
     values_q8_0: attention::values_q8_0::<PortableF16>,
+    weigh_f16: None,
     add_up_parts: attention::add_up_parts,
     f16_from_f32: f16_from_f32::<PortableF16>,
     round_to_f16: round_to_f16::<PortableF16>,

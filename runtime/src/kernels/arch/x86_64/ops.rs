@@ -67,7 +67,7 @@ instances!(avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx
 
 /// The operations of module `$name`, with attention from `$attention`.
 macro_rules! ops {
-    ($level:expr, $name:ident, $attention:ident) => {
+    ($level:expr, $name:ident, $attention:ident, $weigh_f16:expr) => {
         Ops {
             level: $level,
             rms_norm: $name::rms_norm,
@@ -80,6 +80,7 @@ macro_rules! ops {
             softmax: $name::softmax,
             values_f16: $attention::values_f16,
             values_q8_0: $attention::values_q8_0,
+            weigh_f16: $weigh_f16,
             add_up_parts: $name::add_up_parts,
             f16_from_f32: $name::f16_from_f32,
             round_to_f16: $name::round_to_f16,
@@ -87,8 +88,9 @@ macro_rules! ops {
     };
 }
 
-pub const OPS: Ops = ops!(SimdLevel::Avx2, avx2, attention);
-pub const OPS_AVX512: Ops = ops!(SimdLevel::Avx512, avx512, attention_avx512);
+pub const OPS: Ops = ops!(SimdLevel::Avx2, avx2, attention, None);
+pub const OPS_AVX512: Ops =
+    ops!(SimdLevel::Avx512, avx512, attention_avx512, Some(attention_avx512::weigh_f16));
 
 /// Half floats through F16C. Used only inside functions that enable it.
 pub(super) struct F16c;
