@@ -358,7 +358,7 @@ fn crossval_holds(crossval: &Crossval, strictest: &Thresholds) -> Judged {
     {
         return fails("its thresholds are looser than those of tools/crossval.toml");
     }
-    let mut agreeing = 0;
+    let mut agreeing = 0_usize;
     for lane in &crossval.lanes {
         let about = format!("{} against {}", lane.model.name, lane.engine);
         match (lane.verdict, &lane.metrics) {

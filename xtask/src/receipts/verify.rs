@@ -109,7 +109,7 @@ pub(super) fn compute(receipt: &Receipt, gates: &[Outcome]) -> &'static str {
     }
 }
 
-fn evidence(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt) -> Result<Evidence> {
+pub(super) fn evidence(ctx: &Ctx, args: &VerifyArgs, receipt: &Receipt) -> Result<Evidence> {
     let given = |path: &Option<PathBuf>| -> Result<Option<PathBuf>> {
         match path {
             Some(path) if !path.is_file() => {

@@ -1,9 +1,12 @@
 //! The gates on a receipt of shards.
 
 use super::Judgement::{CouldNotCheck, Fail, Pass};
-use super::{BINARY, MODEL, expect, file};
+use super::{BINARY, MODEL, ctx, ctx_in, expect, file, parsed, with};
 use crate::cluster::merge::add_up;
 use crate::cluster::merge::tests::shard;
+use crate::receipts::verify::{self, VerifyArgs};
+use bitforge_receipt_schema::Receipt;
+use bitforge_schema::env::Env;
 use serde_json::{Value, json};
 
 /// Chunks of four tokens in two shards, as `cluster eval` would list them.
@@ -57,4 +60,32 @@ fn gate_1_of_shards_adds_them_up_again() {
     expect(&base, 7, &[(&[], CouldNotCheck, "no model of it has a golden")]);
     let golden = [("/body/measured/model/name", json!("kjv-b158.gguf"))];
     expect(&base, 7, &[(&golden, Fail, "the model kjv-b158.gguf is another file")]);
+}
+
+#[test]
+fn what_a_replay_of_shards_needs_is_looked_for() {
+    let model = ctx().root().unwrap().join("fixtures/trained/kjv-b158.gguf");
+    let bytes = std::fs::metadata(&model).unwrap().len();
+    let named = |bytes: u64| {
+        let edits = [
+            ("/body/measured/model/name", json!("kjv-b158.gguf")),
+            ("/body/measured/model/bytes", json!(bytes)),
+        ];
+        parsed(&with(&eval(), &edits))
+    };
+    let without_binary =
+        ctx_in(Env::from_pairs([("BITNET_BINARY", "/nowhere/bitnet"), ("BITNET_CACHE_DIR", "/nowhere")]));
+    let args = VerifyArgs {
+        file: "receipt.json".into(),
+        replay: Some(1),
+        model: None,
+        binary: None,
+        receipts: None,
+    };
+    let found = |receipt: &Receipt| verify::evidence(&without_binary, &args, receipt).unwrap();
+    assert_eq!(found(&named(bytes)).model, Some(model));
+    let evidence = found(&named(bytes + 1));
+    assert_eq!(evidence.model, None);
+    let (judgement, why) = verify::replay(&without_binary, &args, &named(bytes), &evidence).unwrap();
+    assert_eq!((judgement, why.as_str()), (CouldNotCheck, "no model of it or not the binary is here"));
 }
