@@ -135,7 +135,7 @@ impl Compute<'_> {
         let products = jobs.map(|(matrix, out)| {
             assert_eq!(out.len(), m * matrix.rows);
             let kernel = kernel(self.kernels, matrix, activation, shape);
-            let rows = rows_per_chunk(matrix.rows, threads, shape, kernel.layout());
+            let rows = rows_per_chunk(matrix.rows, threads, shape, kernel);
             Product { matrix, kernel, number: number(kernel), rows, out: out.as_mut_ptr() }
         });
         let started = Instant::now();

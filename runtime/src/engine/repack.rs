@@ -4,7 +4,7 @@
 //! threads work on one matrix at a time, and the pages of the file that held it are given back before the next, so that
 //! no two copies of a model are in memory. Deliberately absent: any change of values.
 
-use crate::kernels::{KernelSet, Shape};
+use crate::kernels::{KernelSet, MatmulKernel, Shape, SimdLevel};
 use crate::model::{Layer, Matrix, Model, Panels};
 use crate::quant::activation::{ActivationQuant, ActivationType};
 use crate::quant::panels::{AlignedBytes, CannotHold, Layout, ROWS};
@@ -84,11 +84,13 @@ pub(super) const MOST_ROWS_PER_CHUNK: usize = 256;
 
 /// Weight rows that one thread takes at a time: enough parts to balance, few enough to be cheap, and whole panels
 /// where many activation rows share what is unpacked.
-pub(super) fn rows_per_chunk(rows: usize, threads: usize, shape: Shape, layout: Option<Layout>) -> usize {
+pub(super) fn rows_per_chunk(rows: usize, threads: usize, shape: Shape, kernel: &MatmulKernel) -> usize {
     let wanted = rows.div_ceil(threads * 8).clamp(8, MOST_ROWS_PER_CHUNK);
-    match (layout, shape) {
-        (None, _) => wanted,
-        (Some(_), Shape::Decode) => wanted.next_multiple_of(ROWS),
-        (Some(_), _) => wanted.next_multiple_of(4 * ROWS),
+    match (kernel.layout(), shape, kernel.level) {
+        (None, ..) => wanted,
+        (Some(_), Shape::Decode, _) => wanted.next_multiple_of(ROWS),
+        // With many rows it takes groups in twos; all others, in fours.
+        (Some(_), Shape::Prefill, SimdLevel::AmxInt8) => wanted.next_multiple_of(2 * ROWS),
+        (Some(_), ..) => wanted.next_multiple_of(4 * ROWS),
     }
 }

@@ -250,6 +250,18 @@ mod tests {
     use crate::quant::blocks::blocks;
 
     #[test]
+    fn modes_and_blocks_are_what_they_say() {
+        for (mode, quant) in [
+            (ActivationMode::Token, ActivationQuant::Token),
+            (ActivationMode::Block256, ActivationQuant::Block256),
+        ] {
+            assert_eq!((ActivationQuant::from(mode), ActivationMode::from(quant)), (quant, mode));
+        }
+        let lengths = ActivationType::ALL.map(ActivationType::block_len);
+        assert_eq!(lengths, [1, 1, 1, 32, 32, 256, 1]);
+    }
+
+    #[test]
     fn q8_k_maps_the_first_largest_entry_to_minus_127() {
         let mut x = [0.0f32; 256];
         (x[3], x[9]) = (2.0, -2.0);

@@ -345,6 +345,12 @@ mod tests {
     }
 
     #[test]
+    fn blocks_are_as_many_for_writing_as_for_reading() {
+        let mut bytes = [0; 3 * size_of::<BlockQ8_0>()];
+        assert_eq!((blocks::<BlockQ8_0>(&bytes).len(), blocks_mut::<BlockQ8_0>(&mut bytes).len()), (3, 3));
+    }
+
+    #[test]
     #[should_panic(expected = "not whole blocks")]
     fn a_partial_block_is_refused() {
         blocks::<BlockQ4_0>(&[0; 19]);

@@ -4,7 +4,7 @@
 //! the second operand of `tdpbsud`; a row of the first is 64 activations of a token as they lie. Loading tiles is what
 //! costs: so some groups are unpacked some columns at a time, 20 KB that stay in the L1 cache while all tokens meet them,
 //! and sums wait in memory for the next columns. Of many tokens two tiles meet two groups ([`two_by_two`]), with as many
-//! tokens at a time as the L2 cache holds; up to sixteen tokens are one tile, no higher than they are, which meets four
+//! tokens at a time as the L2 cache holds; fewer than sixteen are one tile, no higher than they are, which meets four
 //! groups ([`one_by_four`]).
 //! The compiler knows nothing of tiles: they are used in those two alone, between a configuration and a release.
 //!
@@ -61,12 +61,12 @@ pub(super) fn trits(tile: &mut PanelTile<'_>) {
         return panels_avx512::trits(tile);
     }
     assert!(tile.k.is_multiple_of(COLUMNS), "ternary rows are whole blocks");
-    let whole = groups - groups % PANEL_GROUPS;
+    let whole = groups - groups % if count < TOKENS { PANEL_GROUPS } else { 2 };
     let configuration = Configuration::new(count.min(TOKENS) as u8);
     // SAFETY: the CPU has AMX and the system lets this process use it, which whoever selected this kernel has checked; the
     // configuration is 64 bytes of palette 1.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, preserves_flags)) };
-    if count <= TOKENS {
+    if count < TOKENS {
         (0..whole).step_by(PANEL_GROUPS).for_each(|first| few(tile, first, count));
     } else {
         let most = (TOKENS_BYTES / tile.activation_bytes).clamp(2 * TOKENS, SUMS_BYTES / (4 * 2 * ROWS));
@@ -81,7 +81,7 @@ pub(super) fn trits(tile: &mut PanelTile<'_>) {
     (whole..groups).for_each(|first| panel::<1>(tile, first, 0));
 }
 
-/// Two groups from `first` on times the tokens `start..end`, of which there are more than sixteen before `end`.
+/// Two groups from `first` on times the tokens `start..end`; `end` is sixteen at least.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn many(tile: &mut PanelTile<'_>, first: usize, start: usize, end: usize) {
     let tiles = (end - start).div_ceil(TOKENS);
@@ -101,7 +101,7 @@ fn many(tile: &mut PanelTile<'_>, first: usize, start: usize, end: usize) {
     }
 }
 
-/// Four groups from `first` on times all `count` tokens, sixteen at most.
+/// Four groups from `first` on times all `count` tokens, fewer than sixteen.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 fn few(tile: &mut PanelTile<'_>, first: usize, count: usize) {
     const BLOCK: usize = CODES / (PANEL_GROUPS * ROWS);
@@ -217,7 +217,7 @@ fn two_by_two(
 fn one_by_four(tile: &mut PanelTile<'_>, count: usize, column: usize, columns: usize) {
     let stride = tile.activation_bytes;
     let (codes, sums) = parts(tile.scratch, tile.k);
-    assert!(count <= TOKENS && count * stride <= tile.activations.len());
+    assert!(count < TOKENS && count * stride <= tile.activations.len());
     assert!(stride >= I8_TOKEN_HEADER + column + columns && columns.is_multiple_of(COLUMNS) && columns > 0);
     const NEXT: usize = COLUMNS / 4 * PANEL_GROUPS * 64;
     assert!(codes.len() >= columns / COLUMNS * NEXT && sums.len() >= PANEL_GROUPS * SQUARE);
