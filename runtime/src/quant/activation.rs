@@ -270,6 +270,9 @@ mod tests {
         let block = &blocks::<BlockQ8K>(&out)[0];
         assert_eq!((block.qs[3], block.qs[9], block.bsum(0)), (-127, 127, 0));
         assert_eq!(block.d(), -2.0 / 127.0);
+        x[20] = 1.0;
+        quantize_activation(ActivationType::Q8K, &x, &mut out);
+        assert_eq!(blocks::<BlockQ8K>(&out)[0].bsum(1), -64);
     }
 
     #[test]

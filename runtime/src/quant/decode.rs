@@ -134,3 +134,28 @@ pub(crate) fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
     let (low, high) = (nibbles(qs), u32::from_le_bytes(qh));
     std::array::from_fn(|e| low[e] | ((high >> e & 1) as u8) << 4)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_a_block_are_in_order() {
+        // Byte j holds elements j and j + 16; the fifth bits are those of the word.
+        let qs = std::array::from_fn(|j| j as u8 | (15 - j as u8) << 4);
+        let low = |e: usize| if e < 16 { e as u8 } else { 31 - e as u8 };
+        assert_eq!(nibbles(&qs), std::array::from_fn(low));
+        let fifth = |e: usize| u8::from(e.is_multiple_of(3)) << 4;
+        let qh = (0..32).fold(0, |word, e| word | u32::from(fifth(e) >> 4) << e);
+        assert_eq!(five_bits(&qs, qh.to_le_bytes()), std::array::from_fn(|e| low(e) | fifth(e)));
+    }
+
+    #[test]
+    fn the_tensor_scale_counts_where_a_type_has_one() {
+        let mut packed = Vec::new();
+        crate::quant::quantize_row(TensorType::Q2_0, &[0.75; 64], &mut packed);
+        let mut back = [0.0; 64];
+        dequantize_row(TensorType::Q2_0, &packed, 0.5, &mut back).unwrap();
+        assert_eq!(back, [0.375; 64]);
+    }
+}

@@ -351,6 +351,28 @@ mod tests {
     }
 
     #[test]
+    fn of_two_largest_scales_of_groups_the_first_is_exact() {
+        // The scale of largest magnitude gets the lowest code; one of the other sign has one step less.
+        for sign in [1.0, -1.0] {
+            let mut row = [0.0f32; 256];
+            (row[3], row[16 + 3]) = (sign, -sign);
+            for ty in [TensorType::Q3K, TensorType::Q6K] {
+                let (mut packed, mut back) = (Vec::new(), [0.0; 256]);
+                quantize_row(ty, &row, &mut packed);
+                dequantize_row(ty, &packed, 1.0, &mut back).unwrap();
+                assert!(back[3].abs() > back[19].abs(), "{ty}: {} and {}", back[3], back[19]);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_has_no_scale_and_codes_are_the_nearest() {
+        let (codes, scale) = in_steps([0.0; 8], 63.0);
+        assert_eq!((codes, scale.get()), ([0; 8], 0.0));
+        assert_eq!(nearest_codes(&[0.25, 0.0, -0.25, 0.1]), (0.25, [1, 0, -1, 0]));
+    }
+
+    #[test]
     fn of_two_largest_magnitudes_the_first_is_exact() {
         for (first, second) in [(1.0, -1.0), (-1.0, 1.0)] {
             let mut row = [0.0f32; 32];

@@ -180,6 +180,11 @@ mod tests {
     use crate::quant::ternary::{pack_ternary, unpack_ternary};
     use proptest::prelude::*;
 
+    #[test]
+    fn layouts_have_the_names_of_the_option() {
+        assert_eq!(I2sLayout::ALL.map(I2sLayout::name), ["x86", "arm", "row4"]);
+    }
+
     proptest! {
         #[test]
         fn every_layout_converts_to_x86(seed: [i8; 64], rows in 1usize..3, groups in 1usize..3, scale: f32) {
