@@ -160,3 +160,23 @@ pub(super) fn small_signed_scale(x: &[f32; 16], quants: &mut [u8; 16]) -> f32 {
     *quants = kept.map(|l| (l + 4) as u8);
     if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_largest_magnitudes_the_first_decides_the_sign() {
+        for sign in [1.0f32, -1.0] {
+            let mut x = [0.0; 16];
+            (x[3], x[7]) = (sign, -sign);
+            let mut quants = [0; 16];
+            // 31.1 steps fit both, 32 only the first.
+            let scale = signed_scale::<16, 32>(&x, &mut quants);
+            assert_eq!((scale, quants[0], quants[3], quants[7]), (-sign / 31.0, 32, 1, 63));
+            small_signed_scale(&x, &mut quants);
+            // Single quants are moved where the products of weights and codes are positive.
+            assert_eq!((quants[0], quants[3], quants[7]), (4, if sign < 0.0 { 1 } else { 0 }, 7));
+        }
+    }
+}
