@@ -179,4 +179,14 @@ mod tests {
             assert_eq!((quants[0], quants[3], quants[7]), (4, if sign < 0.0 { 1 } else { 0 }, 7));
         }
     }
+
+    #[test]
+    fn a_quant_is_moved_only_where_that_fits_better() {
+        // Rounding alone would make -3 of -9 and then 1 of 4.
+        let mut x = [0.0; 16];
+        x[..4].copy_from_slice(&[4.0, 2.0, -9.0, 8.0]);
+        let mut quants = [0; 16];
+        small_signed_scale(&x, &mut quants);
+        assert_eq!(quants[..5], [6, 5, 0, 7, 4]);
+    }
 }

@@ -127,6 +127,13 @@ mod tests {
     use crate::quant::dequantize_row;
     use proptest::prelude::*;
 
+    #[test]
+    fn forms_have_blocks_and_ternary_ones_become_i2_s() {
+        assert_eq!([OldI2s::Block32.block(), OldI2s::Qk256.block()], [(32, 10), (256, 64)]);
+        let ternary = CodeMap::parse("-1,0,1,x").unwrap();
+        assert_eq!(convert(OldI2s::Qk256, &[0b01_01_01_01; 64], &ternary).unwrap().0, TensorType::I2S);
+    }
+
     proptest! {
         #[test]
         fn every_form_keeps_its_weights(codes in proptest::collection::vec(0u8..4, 512), scale in 0.01f32..2.0) {
