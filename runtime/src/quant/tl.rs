@@ -394,7 +394,14 @@ mod tests {
         assert_eq!(given.find(TensorType::TL2, 256, 512), Some(tile(256, 512, 128, 64, 32)));
         assert_eq!(given.find(TensorType::TL2, 3200, 3200).unwrap().bm, 160);
         assert_eq!(given.find(TensorType::TL2, 2560, 2560), None);
-        assert_eq!(TlConfig::parse(&given.to_string()), Ok(given));
+        assert_eq!(TlConfig::parse(&given.to_string()).as_ref(), Ok(&given));
+        let both = given.or(TlConfig::parse("256x512:1,2,3;7x8:4,5,6").unwrap());
+        assert_eq!(
+            both.find(TensorType::TL2, 256, 512),
+            Some(tile(256, 512, 128, 64, 32)),
+            "the first counts"
+        );
+        assert_eq!(both.find(TensorType::TL2, 7, 8), Some(tile(7, 8, 4, 5, 6)));
         let ini = "[Kernels_0]\nm = 256\nk = 512\nbm = 128\nbk = 64\nbmm = 32\n\n[Kernels_1]\nM=1\nK=2\nBM=3\nBK=4\nbmm=5\n";
         assert_eq!(TlConfig::parse(ini).unwrap().to_string(), "256x512:128,64,32;1x2:3,4,5");
         let unset = TlConfig::default();
@@ -425,10 +432,15 @@ mod tests {
         assert!(misfit(TensorType::TL1, tile(256, 256, 96, 64, 32)));
         assert!(misfit(TensorType::TL1, tile(256, 256, 128, 64, 48)));
         assert!(
+            misfit(TensorType::TL1, tile(256, 256, 128, 64, 16)),
+            "16 divides all, and is no size of bitnet.cpp's"
+        );
+        assert!(
             misfit(TensorType::TL2, tile(256, 256, 128, 64, 32)),
             "64 columns are no whole threes and signs"
         );
         assert!(misfit(TensorType::TL2, tile(256, 128, 128, 96, 32)), "fewer than 256 columns");
         assert!(misfit(TensorType::TL2, tile(256, 600, 128, 312, 32)), "288 columns in pairs");
+        assert!(misfit(TensorType::TL2, tile(256, 300, 128, 96, 32)), "12 columns in pairs");
     }
 }
