@@ -427,6 +427,16 @@ mod tests {
     }
 
     #[test]
+    fn one_nibble_of_a_byte_that_stands_for_nothing_is_enough() {
+        let tile = tile(256, 256, 128, 64, 32);
+        for wrong in [0x90, 0x09] {
+            let mut bytes = pack(TensorType::TL1, &[0; 256 * 256], &tile, 1.0).unwrap();
+            bytes[5] = wrong;
+            assert_eq!(unpack(TensorType::TL1, &bytes, &tile), Err(TlError::InvalidNibble { byte: 5 }));
+        }
+    }
+
+    #[test]
     fn tiles_that_do_not_divide_are_refused() {
         let misfit = |ty, tile: TlTile| matches!(tile.check(ty), Err(TlError::Misfit { .. }));
         assert!(misfit(TensorType::TL1, tile(256, 256, 96, 64, 32)));
