@@ -91,4 +91,31 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_byte_of_q4_has_its_place() {
+        fn check<B: Parts>() {
+            let (block_len, group_len) = (2 * B::HALVES + 16, block_bytes::<B>());
+            let rows: Vec<u8> = (0..ROWS * 2 * block_len).map(|i| (i * 7 + i / 251) as u8).collect();
+            let mut group = vec![0; 2 * group_len];
+            pack::<B>(&rows, 2 * block_len, &mut group);
+            for (r, row) in rows.chunks_exact(2 * block_len).enumerate() {
+                for (block, out) in row.chunks_exact(block_len).zip(group.chunks_exact(group_len)) {
+                    let (halves, words) = block.split_at(2 * B::HALVES);
+                    for (i, half) in halves.chunks_exact(2).enumerate() {
+                        assert_eq!(&out[2 * (i * ROWS + r)..][..2], half, "half {i} of row {r}");
+                    }
+                    for (i, word) in words.chunks_exact(4).enumerate() {
+                        assert_eq!(
+                            &out[2 * B::HALVES * ROWS + 4 * (i * ROWS + r)..][..4],
+                            word,
+                            "word {i} of row {r}"
+                        );
+                    }
+                }
+            }
+        }
+        check::<BlockQ4_0>();
+        check::<BlockQ4_1>();
+    }
 }
