@@ -196,6 +196,19 @@ mod tests {
     }
 
     #[test]
+    fn scales_of_rows_are_those_of_their_blocks() {
+        let scale = |ty, of_blocks, of_tensor| {
+            let mut row = Vec::new();
+            pack_ternary(ty, &[1; 512], of_blocks, &mut row);
+            Layout::Trits.row_scale(ty, &row, of_tensor)
+        };
+        assert_eq!(scale(TensorType::TQ1_0, 0.5, 1.0), Ok(0.5));
+        assert_eq!(scale(TensorType::Q2_0, 0.5, 1.0), Ok(0.5));
+        assert_eq!(scale(TensorType::Q2_0, 1.0, 0.25), Ok(0.25));
+        assert_eq!(scale(TensorType::Q2_0, 0.5, 0.25), Err(CannotHold), "two factors");
+    }
+
+    #[test]
     fn what_a_layout_cannot_hold_is_refused() {
         let mut row = Vec::new();
         pack_ternary(TensorType::TQ2_0, &[1; 512], 0.5, &mut row);
