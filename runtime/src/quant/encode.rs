@@ -366,6 +366,17 @@ mod tests {
     }
 
     #[test]
+    fn more_than_a_millionth_is_a_weight_of_i2_s_and_less_is_none() {
+        let mut row = [0.0f32; 128];
+        // The f32 nearest to a millionth is a little less.
+        (row[0], row[1]) = (1e-6f32.next_up(), 1e-6);
+        let (mut packed, mut back) = (Vec::new(), [0.0; 128]);
+        quantize_row(TensorType::I2S, &row, &mut packed);
+        dequantize_row(TensorType::I2S, &packed, 1.0, &mut back).unwrap();
+        assert_eq!(back[..3], [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
     fn nothing_has_no_scale_and_codes_are_the_nearest() {
         let (codes, scale) = in_steps([0.0; 8], 63.0);
         assert_eq!((codes, scale.get()), ([0; 8], 0.0));

@@ -181,6 +181,13 @@ mod tests {
     }
 
     #[test]
+    fn equal_negative_weights_are_a_minimum_alone() {
+        let mut quants = [7; 32];
+        assert_eq!(scale_and_min(&Search::Q4_K, &[-2.0; 32], &[1.0; 32], &mut quants), (0.0, 2.0));
+        assert_eq!(quants, [0; 32]);
+    }
+
+    #[test]
     fn a_quant_is_moved_only_where_that_fits_better() {
         // Rounding alone would make -3 of -9 and then 1 of 4.
         let mut x = [0.0; 16];

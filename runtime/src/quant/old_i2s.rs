@@ -130,6 +130,7 @@ mod tests {
     #[test]
     fn forms_have_blocks_and_ternary_ones_become_i2_s() {
         assert_eq!([OldI2s::Block32.block(), OldI2s::Qk256.block()], [(32, 10), (256, 64)]);
+        assert_eq!([OldI2s::Block32.name(), OldI2s::Qk256.name()], ["BitNet32-F16", "QK256"]);
         let ternary = CodeMap::parse("-1,0,1,x").unwrap();
         assert_eq!(convert(OldI2s::Qk256, &[0b01_01_01_01; 64], &ternary).unwrap().0, TensorType::I2S);
     }

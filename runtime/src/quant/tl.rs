@@ -402,6 +402,8 @@ mod tests {
             "the first counts"
         );
         assert_eq!(both.find(TensorType::TL2, 7, 8), Some(tile(7, 8, 4, 5, 6)));
+        let collected: TlConfig = [tile(7, 8, 4, 5, 6)].into_iter().collect();
+        assert_eq!(collected.to_string(), "7x8:4,5,6");
         let ini = "[Kernels_0]\nm = 256\nk = 512\nbm = 128\nbk = 64\nbmm = 32\n\n[Kernels_1]\nM=1\nK=2\nBM=3\nBK=4\nbmm=5\n";
         assert_eq!(TlConfig::parse(ini).unwrap().to_string(), "256x512:128,64,32;1x2:3,4,5");
         let unset = TlConfig::default();
@@ -452,5 +454,6 @@ mod tests {
         assert!(misfit(TensorType::TL2, tile(256, 128, 128, 96, 32)), "fewer than 256 columns");
         assert!(misfit(TensorType::TL2, tile(256, 600, 128, 312, 32)), "288 columns in pairs");
         assert!(misfit(TensorType::TL2, tile(256, 300, 128, 96, 32)), "12 columns in pairs");
+        assert_eq!(tile(256, 320, 128, 72, 32).check(TensorType::TL2), Ok(()), "32 columns in pairs");
     }
 }
