@@ -84,8 +84,11 @@ float_dot!(f32_dot: 2, from_f32, sum_neighbours, |b: &[u8; 4]| f32::from_le_byte
 float_dot!(f16_dot: 1, from_f16, sum_neighbours, |b: &[u8; 2]| f16::from_le_bytes(*b).to_f32());
 float_dot!(bf16_dot: 1, from_bf16, sum_lanes, |b: &[u8; 2]| bf16::from_le_bytes(*b).to_f32());
 
-/// Steps of 32 elements as four times `V` vectors, and what is left.
-fn steps<const V: usize>(row: &[u8]) -> (&[[[[u8; 16]; V]; 4]], &[u8]) {
+/// 32 elements as four times `V` vectors.
+type Step<const V: usize> = [[[u8; 16]; V]; 4];
+
+/// Steps of 32 elements, and what is left.
+fn steps<const V: usize>(row: &[u8]) -> (&[Step<V>], &[u8]) {
     let whole = row.len() - row.len() % (64 * V);
     let vectors = blocks::<[u8; 16]>(&row[..whole]);
     (vectors.as_chunks::<V>().0.as_chunks::<4>().0, &row[whole..])

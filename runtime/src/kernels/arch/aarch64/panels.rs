@@ -119,8 +119,8 @@ fn multiply_pairs<const P: usize>(tile: &mut PanelTile<'_>, group: usize, first:
                 let [a, b] = quants[p].map(|quants| vreinterpretq_s64_u8(load(&quants[s])));
                 y[p] = [vreinterpretq_s8_s64(vtrn1q_s64(a, b)), vreinterpretq_s8_s64(vtrn2q_s64(a, b))];
             }
-            for r in 0..2 {
-                let codes = two_bit_fields(load(&step.as_chunks::<16>().0[2 * half + r]));
+            for (r, step) in step.as_chunks::<16>().0[2 * half..][..2].iter().enumerate() {
+                let codes = two_bit_fields(load(step));
                 for (columns, [a, b]) in [[codes[0], codes[1]], [codes[2], codes[3]]].into_iter().enumerate()
                 {
                     let (a, b) = (vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(b));

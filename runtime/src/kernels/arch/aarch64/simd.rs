@@ -273,7 +273,7 @@ macro_rules! tile_kernel {
                     simd::put(tile, count, ($row, $activation), values);
                 }};
             }
-            let (row_end, activation_end) = (rows - rows % $r, count - count % $n);
+            let (row_end, activation_end) = (rows / $r * $r, count / $n * $n);
             for row in (0..row_end).step_by($r) {
                 (0..activation_end).step_by($n).for_each(|a| block!($r x $n at row, a));
                 (activation_end..count).for_each(|a| block!($r x 1 at row, a));

@@ -378,9 +378,9 @@ fn add_rows<const N: usize>(
     let (most, least) = (*rows.iter().max().unwrap_or(&0), *rows.iter().min().unwrap_or(&0));
     let mut sums = [[_mm512_setzero_ps(); 4]; N];
     if !at.start {
-        for q in 0..N {
-            for i in 0..4 {
-                sums[q][i] = super::simd512::load_f32(&kept[0][at.query + q].as_chunks().0[i]);
+        for (sums, kept) in sums.iter_mut().zip(&kept[0][at.query..]) {
+            for (sum, kept) in sums.iter_mut().zip(kept.as_chunks().0) {
+                *sum = super::simd512::load_f32(kept);
             }
         }
     }
@@ -402,20 +402,19 @@ fn add_rows<const N: usize>(
     // As in a binary counter: one that is finished is added to all that wait for it.
     let level = at.number.map_or(0, |number| 1 + number.trailing_ones() as usize);
     for kept in kept.iter().take(level).skip(1) {
-        for q in 0..N {
-            for i in 0..4 {
-                let before = super::simd512::load_f32(&kept[at.query + q].as_chunks().0[i]);
-                sums[q][i] = _mm512_add_ps(before, sums[q][i]);
+        for (sums, kept) in sums.iter_mut().zip(&kept[at.query..]) {
+            for (sum, kept) in sums.iter_mut().zip(kept.as_chunks().0) {
+                *sum = _mm512_add_ps(super::simd512::load_f32(kept), *sum);
             }
         }
     }
-    for q in 0..N {
+    for (q, sums) in sums.iter().enumerate() {
         let query = at.query + q;
         let to: &mut [f32] = match kept.get_mut(level) {
             Some(kept) => &mut kept[query],
             None => &mut args.out[query * args.head_dim + at.column..][..WIDTH],
         };
-        for (to, sum) in to.as_chunks_mut::<16>().0.iter_mut().zip(&sums[q]) {
+        for (to, sum) in to.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
             super::simd512::store_f32(to, *sum);
         }
     }
