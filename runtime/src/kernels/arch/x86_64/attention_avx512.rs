@@ -37,14 +37,7 @@ pub(super) fn scores_f16(args: &mut ScoresF16<'_>) {
             }
         }
         if !widens {
-            for query in (0..n).step_by(4) {
-                match n - query {
-                    1 => scores_of::<1, [u16; PARTS]>(args, query, first, keys),
-                    2 => scores_of::<2, [u16; PARTS]>(args, query, first, keys),
-                    3 => scores_of::<3, [u16; PARTS]>(args, query, first, keys),
-                    _ => scores_of::<4, [u16; PARTS]>(args, query, first, keys),
-                }
-            }
+            scores_of_all(args, first, keys);
             continue;
         }
         for (key, wide) in keys.iter().zip(&mut wide) {
@@ -56,13 +49,21 @@ pub(super) fn scores_f16(args: &mut ScoresF16<'_>) {
         }
         let keys =
             [&wide[0][..d / PARTS], &wide[1][..d / PARTS], &wide[2][..d / PARTS], &wide[3][..d / PARTS]];
-        for query in (0..n).step_by(4) {
-            match n - query {
-                1 => scores_of::<1, [f32; PARTS]>(args, query, first, keys),
-                2 => scores_of::<2, [f32; PARTS]>(args, query, first, keys),
-                3 => scores_of::<3, [f32; PARTS]>(args, query, first, keys),
-                _ => scores_of::<4, [f32; PARTS]>(args, query, first, keys),
-            }
+        scores_of_all(args, first, keys);
+    }
+}
+
+/// All queries, four at a time, with the four keys from position `first` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn scores_of_all<B: Block>(args: &mut ScoresF16<'_>, first: usize, keys: [&[B]; 4]) {
+    let n = args.queries.len() / args.head_dim;
+    for query in (0..n).step_by(4) {
+        match n - query {
+            1 => scores_of::<1, B>(args, query, first, keys),
+            2 => scores_of::<2, B>(args, query, first, keys),
+            3 => scores_of::<3, B>(args, query, first, keys),
+            _ => scores_of::<4, B>(args, query, first, keys),
         }
     }
 }
