@@ -85,6 +85,7 @@ const DECODE: (&str, &[&str]) = ("decode", &["decode_short", "decode_long"]);
 /// The modules of decoding steps ([`super::step`]), for compute capability 9.0 alone: they use what no other chip has.
 const STEP: &[(&str, &[&str])] = &[
     ("step_gemm", &["step_gemm_store", "step_gemm_add", "step_gemm_gate_up"]),
+    ("step_gemv", &["step_gemv_store", "step_gemv_add", "step_gemv_gate_up"]),
     (
         "step_wide",
         &[
@@ -132,7 +133,7 @@ const STEP: &[(&str, &[&str])] = &[
 ];
 
 /// How many blocks of how many threads, and dynamic shared memory in bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub grid: (u32, u32, u32),
     pub threads: u32,

@@ -58,7 +58,7 @@ parameters! {
     }
     /// step.cuh
     Turn { ready: u64, done: u64, expected: u32, spare: u32 }
-    /// step_gemm.cu
+    /// step.cuh
     StepGemm {
         weights: u64, x: u64, norm: u64, before: u64, scales: u64, out: u64, after: u64, next_norm: u64, turn: Turn, n: i32, m: i32, k: i32, tiles: i32, round: i32, bound: [i32; 2], activation: i32,
         eps: f32, spare: i32,

@@ -6,7 +6,7 @@ use super::driver::Buffer;
 use super::kernels::Shape;
 use super::params::{Attend, Cache, RopeStore, RowPlaces, StepAttend, StepGemm, StepRows, StepWide, Turn};
 use super::smoke::{Lab, differing};
-use super::step::{ROWS, STAT, Scores, cut_attention, narrow, quantize, wide};
+use super::step::{ROWS, STAT, Scores, cut_attention, narrow, quantize, single, wide};
 use crate::Result;
 use crate::gpu::pack;
 use crate::quant::activation::{ActivationType, i8_token_parts, quantize_activation};
@@ -17,7 +17,7 @@ impl Lab {
         if !self.kernels.steps {
             return Ok(());
         }
-        for tokens in [8, 16, 32, 64] {
+        for tokens in [1, 8, 16, 32, 64] {
             for epilogue in ["store", "add", "gate_up"] {
                 self.step_gemm(tokens, epilogue)?;
             }
@@ -48,10 +48,14 @@ impl Lab {
         let both = epilogue == "gate_up";
         let matrices = if both { 2 } else { 1 };
         // More rows are taken in tiles of 64.
-        let step = if tokens == 8 { 1 } else { 64 };
-        let (n, k) = (step * (1 + self.below(3000 / step)), 64 * (1 + self.below(60)));
-        let m = tokens / 2 + 1 + self.below(tokens / 2);
-        let m = if tokens == 8 { 1 + self.below(8) } else { m };
+        let step = if tokens <= 8 { 1 } else { 64 };
+        let groups = if tokens == 1 { 300 } else { 60 };
+        let (n, k) = (step * (1 + self.below(3000 / step)), 64 * (1 + self.below(groups)));
+        let m = match tokens {
+            1 => 1,
+            8 => 1 + self.below(8),
+            _ => tokens / 2 + 1 + self.below(tokens / 2),
+        };
         let parts = if epilogue == "add" { 1 + self.below(2) } else { 1 };
         let codes = self.codes(matrices * n * k);
         let (x, norm, before) = (self.floats(m * k), self.floats(k), self.floats(m * n));
@@ -97,7 +101,14 @@ impl Lab {
         let bound = bound.map(|row| row as i32);
         let first_turn = Turn { ready: 0, done: done.at, expected: 0, spare: 0 };
         let name = if m <= 8 {
-            let shape = narrow(device, n, k, matrices).expect("these shapes fit");
+            // Fewer at once than would fit, so that there are several rounds.
+            let (kernel, shape, cluster, [tiles, round]) = if tokens == 1 {
+                let p = single(device, n, k, matrices).expect("these shapes fit");
+                ("gemv", p.shape, 1, [p.parts, p.slots.min(2)])
+            } else {
+                let p = narrow(device, n, k, matrices).expect("these shapes fit");
+                ("gemm", p.shape(), p.cluster, [p.tiles, p.round.min(2)])
+            };
             let params = StepGemm {
                 weights: weights.at,
                 x: xs.at,
@@ -111,15 +122,15 @@ impl Lab {
                 n: n as i32,
                 m: m as i32,
                 k: k as i32,
-                tiles: shape.tiles as i32,
-                round: shape.round.min(2) as i32,
+                tiles: tiles as i32,
+                round: round as i32,
                 bound,
                 activation: 1,
                 eps: 1e-5,
                 spare: 0,
             };
-            let name = format!("step_gemm_{epilogue}");
-            self.launch_step(&name, shape.shape(), shape.cluster, &params)?;
+            let name = format!("step_{kernel}_{epilogue}");
+            self.launch_step(&name, shape, cluster, &params)?;
             name
         } else {
             let shape = wide(device, n, k, m, matrices, parts).expect("these shapes fit");

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shapes::{Attention, HEAD_TILE, attention, parts};
-pub(super) use shapes::{Scores, cut_attention, narrow, quantize, wide};
+pub(super) use shapes::{Scores, cut_attention, narrow, quantize, single, wide};
 
 /// Rows of one step at most, as STEP_ROWS in kernels/step.cuh.
 pub const ROWS: usize = 64;
@@ -30,7 +30,7 @@ pub const ROWS: usize = 64;
 pub(super) const STAT: usize = 16;
 /// Steps whose choices are kept.
 pub const HISTORY: usize = 64;
-/// Rows of up to which products are those of kernels/step_gemm.cu; beyond, of kernels/step_wide.cu.
+/// Rows of up to which products are those of kernels/step_gemm.cu (kernels/step_gemv.cu for one); beyond, of kernels/step_wide.cu.
 const NARROW: usize = 8;
 
 /// What a step leaves.
@@ -78,6 +78,8 @@ pub struct Steps {
     /// Tokens and positions of ROWS rows, then their pages.
     places: Buffer<i32>,
     max_pages: usize,
+    /// Rows of a step at most: matrices may be too wide for the kernels of several rows.
+    rows: usize,
     /// Steps that were launched, modulo HISTORY.
     launched: usize,
     graphs: HashMap<(usize, usize, Answer), Captured>,
@@ -103,12 +105,18 @@ impl Steps {
             && matches!(config.head_dim, 64 | 128)
             && config.heads.is_multiple_of(config.kv_heads)
             && group <= 4
-            && config.hidden.is_multiple_of(64)
-            && matrices(on).into_iter().all(|(n, k, count)| {
-                let wide = |parts| wide(device, n, k, ROWS, count, parts).is_some();
-                narrow(device, n, k, count).is_some() && wide(1) && (count > 1 || wide(2))
-            });
-        if !fits {
+            && config.hidden.is_multiple_of(64);
+        let rows = |(n, k, count)| {
+            let wide = |parts| wide(device, n, k, ROWS, count, parts).is_some();
+            match single(device, n, k, count) {
+                None => 0,
+                Some(_) if narrow(device, n, k, count).is_none() => 1,
+                Some(_) if wide(1) && (count > 1 || wide(2)) => ROWS,
+                Some(_) => NARROW,
+            }
+        };
+        let rows = matrices(on).into_iter().map(rows).min().unwrap_or(0);
+        if !fits || rows == 0 {
             return Ok(None);
         }
         let (phases, hidden, max_pages) = (4 * config.layers + 1, config.hidden, context.div_ceil(PAGE));
@@ -130,6 +138,7 @@ impl Steps {
             done: device.zeros("the number of steps", 1)?,
             places: device.zeros("places of rows", 2 * ROWS + ROWS * max_pages)?,
             max_pages,
+            rows,
             launched: 0,
             graphs: HashMap::new(),
         }))
@@ -137,7 +146,7 @@ impl Steps {
 
     /// Whether a step of `rows` rows with so many positions at most can be taken.
     pub fn take(&self, on: &On<'_>, rows: usize, positions: usize) -> bool {
-        rows <= ROWS && self.attention(on, rows, bucket(positions)).is_some()
+        rows <= self.rows && self.attention(on, rows, bucket(positions)).is_some()
     }
 
     /// Writes what the next steps evaluate: token, position and pages per row.
@@ -275,8 +284,14 @@ impl Steps {
                 let scales = packed.scales.address(layer * 14 + 2 * [0, 3, 4, 6][index]);
                 let activation = (config.activation == HiddenActivation::SquaredRelu).into();
                 if m <= NARROW {
-                    let p = narrow(device, n, k, count).expect("checked when the steps were made");
-                    let shape = p.shape();
+                    const CHECKED: &str = "checked when the steps were made";
+                    let (kernel, shape, cluster, [tiles, round]) = if m == 1 {
+                        let p = single(device, n, k, count).expect(CHECKED);
+                        ("gemv", p.shape, 1, [p.parts, p.slots])
+                    } else {
+                        let p = narrow(device, n, k, count).expect(CHECKED);
+                        ("gemm", p.shape(), p.cluster, [p.tiles, p.round])
+                    };
                     let params = StepGemm {
                         weights,
                         x,
@@ -290,14 +305,14 @@ impl Steps {
                         n: n as i32,
                         m: m as i32,
                         k: k as i32,
-                        tiles: p.tiles as i32,
-                        round: p.round as i32,
+                        tiles: tiles as i32,
+                        round: round as i32,
                         bound,
                         activation,
                         eps: config.rms_eps,
                         spare: 0,
                     };
-                    return on.launch(&format!("step_gemm_{which}"), shape, p.cluster as u32, &params);
+                    return on.launch(&format!("step_{kernel}_{which}"), shape, cluster as u32, &params);
                 }
                 let p = wide(device, n, k, m, count, parts(device, which, n, k))
                     .expect("checked when the steps were made");

@@ -29,7 +29,7 @@ const NEWEST: &str = "90";
 /// Files that use instructions of the newest chips only.
 const NEWEST_ONLY: &[&str] = &["decode"];
 /// Files that use instructions of one chip alone, which no later one has: no PTX of them.
-const ONE_CHIP: &[&str] = &["step_attend", "step_gemm", "step_rows", "step_wide"];
+const ONE_CHIP: &[&str] = &["step_attend", "step_gemm", "step_gemv", "step_rows", "step_wide"];
 /// That chip, as the compiler calls it where these instructions are wanted.
 const ONE: &str = "90a";
 /// The first nvcc that knows every instruction used.
@@ -306,6 +306,7 @@ ptxas info    : Used 128 registers, used 1 barriers, 256 bytes smem, 64 bytes cu
                 "rows",
                 "step_attend",
                 "step_gemm",
+                "step_gemv",
                 "step_rows",
                 "step_wide",
                 "team"

@@ -127,20 +127,23 @@ struct alignas(128) Stat {
 };
 constexpr int STEP_ROWS = 64;  // rows of one step at most; statistics are [phases, STEP_ROWS]
 
+// `weighted` is the element after the next norm's weights.
+__device__ __forceinline__ unsigned long long top_key(float weighted, int index) {
+    return static_cast<unsigned long long>(__float_as_uint(fabsf(weighted))) << 32 | static_cast<uint32_t>(index);
+}
 __device__ __forceinline__ unsigned long long top_key(float v, int index, const float* weight) {
-    const uint32_t size = __float_as_uint(fabsf(weight ? __fmul_rn(v, __ldg(weight + index)) : v));
-    return static_cast<unsigned long long>(size) << 32 | static_cast<uint32_t>(index);
+    return top_key(weight ? __fmul_rn(v, __ldg(weight + index)) : v, index);
 }
 
 // One thread's part of a row.
 struct Tally {
     double squares = 0.0;
     unsigned long long top = 0;
-    __device__ __forceinline__ void add(float v, int index, const float* weight) {
+    __device__ __forceinline__ void add(float v, unsigned long long key) {
         squares += static_cast<double>(__fmul_rn(v, v));
-        const unsigned long long key = top_key(v, index, weight);
         if (key > top) top = key;
     }
+    __device__ __forceinline__ void add(float v, int index, const float* weight) { add(v, top_key(v, index, weight)); }
     // Of all lanes of a warp, by the first one.
     __device__ __forceinline__ void join_warp() {
         squares = warp_sum(squares);
@@ -187,3 +190,26 @@ __device__ __forceinline__ int place_of_quad(int quad, int token) {
     const int chunk = quad / 16 % 2 * 4 + quad % 4;
     return ((chunk ^ (token & 7)) * 16) + quad / 4 % 4 * 4;
 }
+
+enum Epilogue { STORE = 0, ADD = 1, GATE_UP = 2 };
+
+// A product of up to 8 rows (step_gemm.cu), or of one (step_gemv.cu).
+struct StepGemm {
+    const uint8_t* weights;   // [n, k] packed; GATE_UP: [2n, k], gate rows, then up rows
+    const float* x;           // [m, k]
+    const float* norm;        // [k]; null for no norm
+    const Stat* before;       // [m], of x
+    const float* scales;      // pairs (tensor scale, separate scale) of up to three matrices, one after the other
+    float* out;               // [m, n]
+    Stat* after;              // [m], of out; null where nobody asks
+    const float* next_norm;   // [n]
+    Turn turn;
+    int n, m, k;
+    int tiles, round;         // step_gemm: tiles of a cluster, and how many of them at once; step_gemv: warps of a set, rows of its ring
+    int bound[2];             // first rows of the second and the third matrix
+    int activation;
+    float eps;
+    int spare;
+};
+
+static_assert(sizeof(StepGemm) == 128, "cuda::params has the same");

@@ -7,28 +7,6 @@
 // up. Results are exact in int32 and rounded as on the CPU. sm_90a alone.
 #include "step.cuh"
 
-enum Epilogue { STORE = 0, ADD = 1, GATE_UP = 2 };
-
-struct StepGemm {
-    const uint8_t* weights;   // [n, k] packed; GATE_UP: [2n, k], gate rows, then up rows
-    const float* x;           // [m, k]
-    const float* norm;        // [k]; null for no norm
-    const Stat* before;       // [m], of x
-    const float* scales;      // pairs (tensor scale, separate scale) of up to three matrices, one after the other
-    float* out;               // [m, n]
-    Stat* after;              // [m], of out; null where nobody asks
-    const float* next_norm;   // [n]
-    Turn turn;
-    int n, m, k;
-    int tiles, round;         // tiles of a cluster, and how many of them at once
-    int bound[2];             // first rows of the second and the third matrix
-    int activation;
-    float eps;
-    int spare;
-};
-
-static_assert(sizeof(StepGemm) == 128, "cuda::params has the same");
-
 constexpr int THREADS = 256, WARPS = 8, TOKENS = 8;
 constexpr int CHUNKS = 7;   // float4 of a slice per lane: slices of up to 14 groups of 64
 constexpr int PAD = 20;     // ints between the tokens of a tile of 16 sums

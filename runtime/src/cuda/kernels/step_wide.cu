@@ -8,8 +8,6 @@
 #include "exchange.cuh"
 #include "step.cuh"
 
-enum Epilogue { STORE = 0, ADD = 1, GATE_UP = 2 };
-
 struct StepWide {
     const uint8_t* weights;   // [n, k] packed; GATE_UP: [2n, k], gate rows, then up rows
     const float* x;           // [m, k], of step_quantize

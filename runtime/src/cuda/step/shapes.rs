@@ -63,6 +63,44 @@ fn cut_narrow(
     Some(Narrow { cluster, clusters: all.div_ceil(tiles), tiles, round, shared: shared(round) })
 }
 
+/// The launch of a product of one row: see kernels/step_gemv.cu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Single {
+    /// Warps that share the columns of a set of rows.
+    pub parts: usize,
+    /// Rows of a set that shared memory has room for.
+    pub slots: usize,
+    pub shape: Shape,
+}
+
+pub fn single(device: &Device, n: usize, k: usize, matrices: usize) -> Option<Single> {
+    cut_single(device.multiprocessors as usize, device.shared_limit - STATIC, n, k, matrices)
+}
+
+/// `None` where there are too many rows or columns. Two launches are to be on a multiprocessor at once.
+fn cut_single(
+    multiprocessors: usize,
+    shared_limit: usize,
+    n: usize,
+    k: usize,
+    matrices: usize,
+) -> Option<Single> {
+    // As in the kernel.
+    const THREADS: usize = 512;
+    const WARPS: usize = THREADS / 32;
+    const CHUNKS: usize = 7;
+    let blocks = n.min(multiprocessors);
+    let (chunks, rows) = (k.div_ceil(512), n.div_ceil(blocks));
+    let parts = chunks.div_ceil(CHUNKS).next_power_of_two();
+    let sets = WARPS.checked_div(parts).filter(|sets| *sets > 0 && rows <= THREADS)?;
+    // What lanes read behind the end of a row belongs to the block, and is multiplied by zero.
+    let fixed = chunks.next_multiple_of(parts) * 512 + matrices * rows * 4 + 128 + 128 * parts;
+    let slot = sets * (matrices * k / 4 + 8);
+    let slots = ((shared_limit / 2).checked_sub(fixed)? / slot).min(rows.div_ceil(sets));
+    let shape = Shape::new((blocks, 1, 1), THREADS as u32, fixed + slots * slot);
+    (slots >= rows.div_ceil(sets).min(2)).then_some(Single { parts, slots, shape })
+}
+
 /// The launch of a product of more rows: see kernels/step_wide.cu.
 #[derive(Clone, Copy, Debug)]
 pub struct Wide {
@@ -233,6 +271,15 @@ mod tests {
             }
         }
         assert_eq!(cut_narrow(132, LIMIT, 64, 64, 1).map(|p| p.cluster), Some(1));
+        let cut = |n, k, matrices| {
+            cut_single(132, LIMIT, n, k, matrices).map(|s| (s.shape.grid.0, s.parts, s.slots))
+        };
+        assert_eq!(cut(6912, 2560, 2), Some((132, 1, 4)), "all rows are fetched ahead");
+        assert_eq!(cut(2560, 6912, 1), Some((132, 2, 3)), "all rows are fetched ahead");
+        assert_eq!(cut(14_336, 4096, 2), Some((132, 2, 6)), "rings of six of fourteen rows");
+        assert_eq!(cut(4096, 14_336, 1), Some((132, 4, 6)), "rings of six of eight rows");
+        assert_eq!(cut(64, 64, 1), Some((64, 1, 1)));
+        assert_eq!(cut(64, 131_072, 1), None, "too many columns");
         assert_eq!(cut_narrow(132, LIMIT, 2560, 16_384, 1), None, "too many columns");
         assert!(cut_wide(LIMIT, 2560, 16_384, 9, 1, 1).is_none(), "too many columns");
     }
