@@ -3,7 +3,7 @@
 //! A vector holds four columns of eight rows. Sums stay in sixteen bits over one block: eight times 2 * 15 * 128 is
 //! 30,720. Results equal the scalar ones bit for bit.
 
-use super::simd::{load_f32, load128, load256, widen};
+use super::simd::{fetch_ahead, load_f32, load128, load256, widen};
 use crate::kernels::SimdLevel;
 use crate::kernels::arch::all::head as portable;
 use crate::kernels::head::{
@@ -28,7 +28,11 @@ fn coarse(args: &mut Coarse<'_>) {
                 let (mut scores, mut squares) = (_mm256_setzero_ps(), _mm256_setzero_ps());
                 for block in 0..blocks {
                     let [codes, multipliers] = coarse_places(block);
-                    let codes = packed[codes..][..COARSE_BYTES].as_chunks::<32>().0;
+                    let codes = &packed[codes..][..COARSE_BYTES];
+                    if (q, half) == (0, 0) {
+                        codes.as_chunks::<64>().0.iter().for_each(|line| fetch_ahead(line.as_ptr()));
+                    }
+                    let codes = codes.as_chunks::<32>().0;
                     let multipliers = packed[multipliers..][..GROUP].as_chunks::<8>().0;
                     let dot = dot(codes, half, query, block);
                     let c = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load64(&multipliers[half])));

@@ -3,6 +3,7 @@
 //! A vector holds four columns of sixteen rows, so that no sum crosses lanes; codes are unpacked once for all queries
 //! of a call. Results equal the scalar ones bit for bit: integer sums are exact, float operations the same.
 
+use super::simd::fetch_ahead;
 use super::simd512::{broadcast4, load_f32, load512, store_f32};
 use crate::kernels::SimdLevel;
 use crate::kernels::arch::all::head as portable;
@@ -89,6 +90,7 @@ fn coarse_of<const N: usize>(args: &mut Coarse<'_>) {
     for (group, packed) in args.groups.chunks_exact(bytes).enumerate() {
         let (mut scores, mut squares) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
         for (run, packed) in packed.as_chunks::<RUN_BYTES>().0.iter().enumerate() {
+            packed.as_chunks::<64>().0.iter().for_each(|line| fetch_ahead(line.as_ptr()));
             let (codes, multipliers) = packed.split_at(RUN * COARSE_BYTES);
             let (codes, multipliers) =
                 (codes.as_chunks::<COARSE_BYTES>().0, multipliers.as_chunks::<GROUP>().0);

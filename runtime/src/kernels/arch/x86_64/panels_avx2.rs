@@ -57,6 +57,7 @@ macro_rules! codes {
                     for (group, quants) in group.chunks(STEPS).zip(quants.chunks(STEPS)) {
                         let mut narrow = [[_mm256_setzero_si256(); 4]; 2];
                         for (bytes, quants) in group.iter().zip(quants) {
+                            fetch_ahead(bytes[0].as_ptr());
                             let halves = [fields(load256(&bytes[0])), fields(load256(&bytes[1]))];
                             for i in 0..4 {
                                 let quants = _mm256_set1_epi32(i32::from_le_bytes(quants[i]));

@@ -7,6 +7,7 @@
 //!
 //! [`Layout::Trits`]: crate::quant::panels::Layout::Trits
 
+use super::simd::fetch_ahead;
 use super::simd512::*;
 use crate::kernels::PanelTile;
 use crate::quant::activation::i8_token_parts;
@@ -116,6 +117,7 @@ fn one(tile: &mut PanelTile<'_>) {
         let mut sums = [_mm512_setzero_si512(); 4];
         let (mut bytes_sum, mut low_sum) = (_mm512_setzero_si512(), _mm512_setzero_si512());
         for (bytes, quants) in group.as_chunks::<64>().0.iter().zip(steps.iter().chain([&last])) {
+            fetch_ahead(bytes.as_ptr());
             let bytes = load512(bytes);
             let low = Tables::low(bytes);
             let top = broadcast4(&quants[4]);
@@ -151,6 +153,7 @@ fn few<const T: usize>(tile: &mut PanelTile<'_>) {
         let mut sums = [[_mm512_setzero_si512(); 2]; T];
         let (group, rest) = group.as_chunks::<64>().0.split_at(whole);
         for s in 0..whole {
+            fetch_ahead(group[s].as_ptr());
             let codes = tables.all(load512(&group[s]));
             for t in 0..T {
                 for i in 0..5 {

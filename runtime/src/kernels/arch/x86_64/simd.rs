@@ -142,6 +142,18 @@ pub(super) fn prefetch(tile: &Tile<'_>, row: usize, len: usize) {
     }
 }
 
+/// Fetches what a kernel that walks along repacked weights from `bytes` on reads soon, a line at each of two distances: far
+/// ahead into the second-level cache, since the hardware follows a stream for less than memory takes on a busy machine, and near
+/// ahead into the first.
+#[inline(always)]
+pub(super) fn fetch_ahead(bytes: *const u8) {
+    // SAFETY: a prefetch of any address, mapped or not, has no effect but on the cache.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(bytes.wrapping_add(8192).cast());
+        _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(1024).cast());
+    }
+}
+
 /// Defines the kernel `$name` (AVX2 unless `$features` are given) from
 /// `$dot::<R, N>(rows, activations, tensor_scale) -> [[f32; N]; R]`: the tile is
 /// cut into blocks of `$r` rows by `$n` activations and what is left over. Blocks only share loads and
