@@ -26,8 +26,8 @@ template <int EPILOGUE> __device__ __forceinline__ void step_gemv(const StepGemm
     const int chunks = (g.k + 511) / 512, mine = (chunks + parts - 1) / parts, act_bytes = mine * parts * 512;
     const int most = (g.n + gridDim.x - 1) / gridDim.x;
     int* sums = reinterpret_cast<int*>(memory + act_bytes);  // [MATRICES, most]
-    const int full_at = act_bytes + (MATRICES * most * 4 + 7) / 8 * 8, ring_at = (full_at + sets * slots * 8 + 127) / 128 * 128;
-    const uint32_t base = shared_address(memory), full = base + full_at + set * slots * 8;
+    const int full_at = act_bytes + (MATRICES * most * 4 + 7) / 8 * 8, ring_at = (full_at + sets * slots * 16 + 127) / 128 * 128;
+    const uint32_t base = shared_address(memory), full = base + full_at + set * slots * 16, read = full + slots * 8;
     const int ring = ring_at + set * slots * MATRICES * row_bytes;
 
     begin_turn(g.turn);
@@ -41,7 +41,10 @@ template <int EPILOGUE> __device__ __forceinline__ void step_gemv(const StepGemm
                       row_bytes, full + slot * 8);
     };
     if (leads) {
-        for (int i = 0; i < slots; i++) barrier_init(full + i * 8);
+        for (int i = 0; i < slots; i++) {
+            barrier_init(full + i * 8);
+            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(read + i * 8), "r"(parts) : "memory");
+        }
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         for (int i = 0; i < min(slots, count); i++) fetch(i);
     }
@@ -121,10 +124,10 @@ template <int EPILOGUE> __device__ __forceinline__ void step_gemv(const StepGemm
             if (lane == 0) atomicAdd(&sums[m * most + first + i], dot);
         }
         if (i + slots < count) {
+            __syncwarp();
+            if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(read + slot * 8) : "memory");
             // All warps of the set have read the row.
-            if (parts == 1) __syncwarp();
-            else asm volatile("bar.sync %0, %1;" ::"r"(1 + set), "r"(parts * 32) : "memory");
-            if (leads) fetch(i + slots);
+            if (leads) barrier_wait(read + slot * 8, phase), fetch(i + slots);
         }
         if (++slot == slots) slot = 0, phase ^= 1;
     }

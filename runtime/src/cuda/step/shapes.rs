@@ -95,7 +95,7 @@ fn cut_single(
     let sets = WARPS.checked_div(parts).filter(|sets| *sets > 0 && rows <= THREADS)?;
     // What lanes read behind the end of a row belongs to the block, and is multiplied by zero.
     let fixed = chunks.next_multiple_of(parts) * 512 + matrices * rows * 4 + 128 + 128 * parts;
-    let slot = sets * (matrices * k / 4 + 8);
+    let slot = sets * (matrices * k / 4 + 16);
     let slots = ((shared_limit / 2).checked_sub(fixed)? / slot).min(rows.div_ceil(sets));
     let shape = Shape::new((blocks, 1, 1), THREADS as u32, fixed + slots * slot);
     (slots >= rows.div_ceil(sets).min(2)).then_some(Single { parts, slots, shape })
